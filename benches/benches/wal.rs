@@ -1,0 +1,3 @@
+//! The log against the bare disk.
+
+fn main() {}

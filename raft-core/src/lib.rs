@@ -1,0 +1,1 @@
+//! A deterministic Raft consensus core: no I/O, no clock, no threads.

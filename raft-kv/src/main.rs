@@ -1,0 +1,3 @@
+//! The `raft-kv` binary.
+
+fn main() {}

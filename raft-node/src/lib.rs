@@ -1,0 +1,1 @@
+//! Replicate any state machine with Raft: the runtime that joins core, log and transport.

@@ -1,0 +1,166 @@
+//! Newtypes for everything that is counted or named: nodes, clusters, terms, log indexes.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! number_newtype {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(
+            Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "{}"), self.0)
+            }
+        }
+
+        impl From<$inner> for $name {
+            fn from(value: $inner) -> Self {
+                Self(value)
+            }
+        }
+    };
+}
+
+number_newtype!(
+    /// The id of a node, unique in its cluster for as long as the cluster lives. Never zero.
+    NodeId(u64), "n"
+);
+number_newtype!(
+    /// The Raft group a record or frame belongs to. Reserved: always 0 today.
+    GroupId(u32), "g"
+);
+number_newtype!(
+    /// A term, Raft's logical clock (§5.1). 0 is the term before the first.
+    Term(u64), "t"
+);
+number_newtype!(
+    /// A position in the log. The first entry has index 1 (§5.3); 0 is the position before it.
+    LogIndex(u64), ""
+);
+
+impl Term {
+    /// The term before the first.
+    pub const ZERO: Self = Self(0);
+
+    /// The term after this one. Terms cannot overflow in practice: at a million elections a
+    /// second a `u64` lasts half a million years.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl LogIndex {
+    /// The position before the first entry.
+    pub const ZERO: Self = Self(0);
+    /// The position of the first entry.
+    pub const FIRST: Self = Self(1);
+
+    /// The position after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// The position before this one, or 0 at the start of the log.
+    #[must_use]
+    pub const fn previous(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
+    /// The position `count` entries later.
+    #[must_use]
+    pub const fn plus(self, count: u64) -> Self {
+        Self(self.0 + count)
+    }
+
+    /// How many positions lie after `earlier` up to and including this one (0 if none).
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// One life of a node's data directory, drawn at random when the directory is created. A node
+/// whose directory was wiped comes back with another incarnation and is not the same member.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Incarnation(pub u64);
+
+impl fmt::Debug for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Incarnation({self})")
+    }
+}
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// One start of a node: a durable counter that grows by one at each start, and a nonce drawn at
+/// the start. The same counter with two nonces means that a data directory was copied.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Boot {
+    /// How many times the data directory was opened, this time included.
+    pub counter: u64,
+    /// Drawn at random at this start.
+    pub nonce: u64,
+}
+
+/// The id of a cluster: the first 16 bytes of the SHA-256 hash of its first log entry.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ClusterId(pub [u8; 16]);
+
+impl ClusterId {
+    /// The id of the cluster whose log starts with an entry of this payload.
+    #[must_use]
+    pub fn of_first_entry(payload: &[u8]) -> Self {
+        use sha2::{Digest, Sha256};
+        let digest = Sha256::digest(payload);
+        let mut id = [0; 16];
+        id.copy_from_slice(&digest[..16]);
+        Self(id)
+    }
+}
+
+impl fmt::Debug for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClusterId({self})")
+    }
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indexes_count_positions() {
+        assert_eq!(LogIndex(7).since(LogIndex(4)), 3);
+        assert_eq!(LogIndex(4).since(LogIndex(7)), 0);
+        assert_eq!(LogIndex::ZERO.previous(), LogIndex::ZERO);
+        assert_eq!(LogIndex::ZERO.next(), LogIndex::FIRST);
+    }
+
+    #[test]
+    fn cluster_id_is_the_hash_of_the_first_entry() {
+        // The first half of the well-known SHA-256 of "abc".
+        assert_eq!(
+            ClusterId::of_first_entry(b"abc").to_string(),
+            "ba7816bf8f01cfea414140de5dae2223"
+        );
+    }
+}

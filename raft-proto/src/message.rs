@@ -1,0 +1,473 @@
+//! One struct per RPC and reply, and the [`Message`] enum over them.
+//!
+//! Who sends a message is known from the connection it arrives on, so no message repeats it.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::entry::{Entry, LogPosition};
+use crate::ids::{Boot, ClusterId, Incarnation, LogIndex, NodeId, Term};
+use crate::membership::Membership;
+
+/// Asks whether an election could be won, without disturbing anybody (thesis §9.6).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreVoteRequest {
+    /// The term the sender would campaign in: its own plus one.
+    pub term: Term,
+    /// The end of the sender's log.
+    pub last_log: LogPosition,
+}
+
+/// Answers a [`PreVoteRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreVoteResponse {
+    /// If granted, the request's term; if not, the sender's own term.
+    pub term: Term,
+    /// Whether the sender would vote for the candidate.
+    pub granted: bool,
+}
+
+/// RequestVote (§5.2, §5.4.1).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoteRequest {
+    /// The candidate's term.
+    pub term: Term,
+    /// The end of the candidate's log.
+    pub last_log: LogPosition,
+    /// The leader asked for this election, so it is answered even within an election timeout of
+    /// a leader's last message (thesis §3.10, §4.2.3).
+    pub leadership_transfer: bool,
+}
+
+/// Answers a [`VoteRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoteResponse {
+    /// The sender's term.
+    pub term: Term,
+    /// Whether the candidate got the vote.
+    pub granted: bool,
+}
+
+/// AppendEntries (§5.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppendRequest {
+    /// The leader's term.
+    pub term: Term,
+    /// Names this request in its answer; grows with every request to the same peer.
+    pub sequence: u64,
+    /// The entry before the first one sent.
+    pub previous: LogPosition,
+    /// The leader's commit index.
+    pub commit_index: LogIndex,
+    /// Entries that follow `previous` without a gap; empty for a probe.
+    pub entries: Vec<Entry>,
+}
+
+/// Answers an [`AppendRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppendResponse {
+    /// The sender's term.
+    pub term: Term,
+    /// The request's `sequence`.
+    pub sequence: u64,
+    /// What became of it.
+    pub outcome: AppendOutcome,
+}
+
+/// What a follower did with an [`AppendRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AppendOutcome {
+    /// The request's entries, and all before them, are durable at the sender.
+    Accepted,
+    /// `previous` does not match the sender's log; fast backtracking (§5.3).
+    Rejected {
+        /// Term of the sender's entry at `previous.index`; `None` if its log is shorter.
+        conflict_term: Option<Term>,
+        /// First index of `conflict_term` in the sender's log, or the index after its last entry.
+        conflict_index: LogIndex,
+        /// Index of the sender's last entry.
+        last_index: LogIndex,
+    },
+    /// The term is older than the sender's.
+    StaleTerm,
+}
+
+/// A leader's sign of life, also a round of read confirmation (§5.2, thesis §6.4). Travels apart
+/// from entries and may overtake them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The leader's term.
+    pub term: Term,
+    /// The confirmation round; grows with each round and is never reused in a term.
+    pub round: u64,
+    /// The smaller of the leader's commit index and what it knows the receiver to hold.
+    pub commit_index: LogIndex,
+}
+
+/// Answers a [`Heartbeat`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatResponse {
+    /// The sender's term.
+    pub term: Term,
+    /// The heartbeat's round.
+    pub round: u64,
+}
+
+/// Tells the receiver to campaign at once (thesis §3.10).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeoutNow {
+    /// The leader's term.
+    pub term: Term,
+}
+
+/// A follower asks the leader for an index that is safe to read at (thesis §6.4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadIndexRequest {
+    /// The sender's term.
+    pub term: Term,
+    /// Names the request in its answer; never reused by the sender.
+    pub id: u64,
+}
+
+/// Answers a [`ReadIndexRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadIndexResponse {
+    /// The sender's term.
+    pub term: Term,
+    /// The request's id.
+    pub id: u64,
+    /// The index to wait for before reading, or `None` if the receiver cannot tell.
+    pub read_index: Option<LogIndex>,
+}
+
+/// A whole snapshot, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotDescription {
+    /// The last entry it covers.
+    pub last_included: LogPosition,
+    /// The membership at that entry.
+    pub membership: Membership,
+    /// Its length in bytes.
+    pub total_bytes: u64,
+    /// CRC-32 over all its bytes.
+    pub checksum: u32,
+}
+
+/// Offers a snapshot to a follower whose next entry is compacted (§7). The follower fetches the
+/// content with [`FetchSnapshotRequest`], at its own pace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstallSnapshotRequest {
+    /// The leader's term.
+    pub term: Term,
+    /// Names this request in its answer.
+    pub sequence: u64,
+    /// The snapshot offered.
+    pub snapshot: SnapshotDescription,
+}
+
+/// Answers an [`InstallSnapshotRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstallSnapshotResponse {
+    /// The sender's term.
+    pub term: Term,
+    /// The request's `sequence`.
+    pub sequence: u64,
+    /// What became of it.
+    pub outcome: InstallOutcome,
+}
+
+/// What a follower did with an offered snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InstallOutcome {
+    /// Its content is being fetched; bytes durable so far.
+    Fetching {
+        /// Bytes fetched.
+        received_bytes: u64,
+    },
+    /// It is installed and durable, or the sender's log already covered it.
+    Installed,
+    /// The term is older than the sender's, or the transfer failed; offer again.
+    Refused,
+}
+
+/// Asks for a part of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchSnapshotRequest {
+    /// The sender's term.
+    pub term: Term,
+    /// The last entry the snapshot covers.
+    pub last_included: LogPosition,
+    /// Where to start, in bytes.
+    pub offset: u64,
+    /// Most bytes to send.
+    pub max_bytes: u32,
+}
+
+/// Answers a [`FetchSnapshotRequest`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchSnapshotResponse {
+    /// The sender's term.
+    pub term: Term,
+    /// The last entry the snapshot covers.
+    pub last_included: LogPosition,
+    /// Where `data` starts, in bytes.
+    pub offset: u64,
+    /// Length of the whole snapshot, in bytes; 0 if the sender does not have it (any more).
+    pub total_bytes: u64,
+    /// CRC-32 of `data`.
+    pub checksum: u32,
+    /// The bytes.
+    pub data: Bytes,
+}
+
+/// Asks a peer for entries whose content was lost, by (index, term).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchEntriesRequest {
+    /// The sender's term.
+    pub term: Term,
+    /// The entries wanted.
+    pub wanted: Vec<LogPosition>,
+    /// Most payload bytes to send.
+    pub max_bytes: u32,
+}
+
+/// Answers a [`FetchEntriesRequest`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchEntriesResponse {
+    /// The sender's durable term.
+    pub term: Term,
+    /// Entries it holds.
+    pub entries: Vec<Entry>,
+    /// Entries that it provably never had.
+    pub never_had: Vec<LogPosition>,
+    /// Entries that it covers by a snapshot, or whose content it has lost itself.
+    pub unavailable: Vec<LogPosition>,
+}
+
+/// The first message on every peer connection, from both sides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The sender's cluster; `None` while it has not joined one.
+    pub cluster: Option<ClusterId>,
+    /// The sender.
+    pub node: NodeId,
+    /// The life of its data directory.
+    pub incarnation: Incarnation,
+    /// This start of it.
+    pub boot: Boot,
+    /// The node it believes to be talking to.
+    pub receiver: NodeId,
+}
+
+/// Answers a [`Hello`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelloResponse {
+    /// `None` if the connection is welcome.
+    pub refusal: Option<Refusal>,
+}
+
+/// Why a peer is not admitted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// The hello names another node than the certificate.
+    WrongIdentity {
+        /// The node in the certificate.
+        certified: NodeId,
+    },
+    /// The hello is meant for another node.
+    WrongReceiver {
+        /// The node reached.
+        receiver: NodeId,
+    },
+    /// The sender belongs to another cluster.
+    WrongCluster {
+        /// The receiver's cluster.
+        cluster: ClusterId,
+    },
+    /// The sender is no member.
+    NotAMember,
+    /// The member of this id has another incarnation: the sender's data directory was wiped, or
+    /// it is not the directory that joined.
+    WrongIncarnation {
+        /// The incarnation that is a member.
+        member: Incarnation,
+    },
+    /// A later boot of this member was seen, or another one with the same counter: the sender
+    /// runs on an old copy of a data directory.
+    OldBoot {
+        /// The latest boot seen.
+        seen: Boot,
+    },
+}
+
+/// The initial voter of lowest id asks another initial voter to form a cluster with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatherRequest {
+    /// The gatherer's incarnation, to which the answer binds.
+    pub incarnation: Incarnation,
+    /// Ids and addresses of all initial voters, which must be the same everywhere.
+    pub voters: Vec<(NodeId, String)>,
+}
+
+/// Answers a [`GatherRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatherResponse {
+    /// The gatherer's incarnation, as asked.
+    pub gatherer: Incarnation,
+    /// What the sender says.
+    pub outcome: GatherOutcome,
+}
+
+/// How a node answers a gathering.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GatherOutcome {
+    /// It takes part, and has made that durable.
+    Joining {
+        /// Its incarnation.
+        incarnation: Incarnation,
+    },
+    /// It was started with other initial voters.
+    OtherVoters {
+        /// The voters it was started with.
+        voters: Vec<(NodeId, String)>,
+    },
+    /// It already belongs to a cluster.
+    Formed {
+        /// That cluster.
+        cluster: ClusterId,
+    },
+}
+
+/// Hands the first log entry of a formed cluster to a node that it names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdoptRequest {
+    /// Payload of the entry with index 1 and term 1: the first [`Membership`]. The cluster id is
+    /// its hash.
+    pub first_entry: Bytes,
+}
+
+/// Answers an [`AdoptRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptResponse {
+    /// The cluster the sender belongs to now, durably.
+    pub cluster: Option<ClusterId>,
+}
+
+/// A class of traffic; each has a stream of its own, so that none delays another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Small and urgent: votes, heartbeats, read rounds, hellos.
+    Control,
+    /// Entries and their acknowledgements.
+    Append,
+    /// Snapshots and repair, on a connection of their own.
+    Bulk,
+}
+
+impl Class {
+    /// All classes, in the order of their streams.
+    pub const ALL: [Self; 3] = [Self::Control, Self::Append, Self::Bulk];
+}
+
+macro_rules! messages {
+    ($($name:ident = $kind:literal, $class:ident;)*) => {
+        /// Any message between peers.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "each variant holds the struct of the same name, documented there")]
+        pub enum Message {
+            $($name($name),)*
+        }
+
+        impl Message {
+            /// The number of this message in a frame header.
+            #[must_use]
+            pub const fn kind(&self) -> u8 {
+                match self {
+                    $(Self::$name(_) => $kind,)*
+                }
+            }
+
+            /// The class of traffic it belongs to.
+            #[must_use]
+            pub const fn class(&self) -> Class {
+                match self {
+                    $(Self::$name(_) => Class::$class,)*
+                }
+            }
+
+            /// Its name, as in the type.
+            #[must_use]
+            pub const fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$name(_) => stringify!($name),)*
+                }
+            }
+        }
+
+        $(
+            impl From<$name> for Message {
+                fn from(message: $name) -> Self {
+                    Self::$name(message)
+                }
+            }
+        )*
+    };
+}
+
+messages! {
+    Hello = 1, Control;
+    HelloResponse = 2, Control;
+    GatherRequest = 3, Control;
+    GatherResponse = 4, Control;
+    AdoptRequest = 5, Control;
+    AdoptResponse = 6, Control;
+    PreVoteRequest = 10, Control;
+    PreVoteResponse = 11, Control;
+    VoteRequest = 12, Control;
+    VoteResponse = 13, Control;
+    Heartbeat = 14, Control;
+    HeartbeatResponse = 15, Control;
+    TimeoutNow = 16, Control;
+    ReadIndexRequest = 17, Control;
+    ReadIndexResponse = 18, Control;
+    AppendRequest = 20, Append;
+    AppendResponse = 21, Append;
+    InstallSnapshotRequest = 22, Append;
+    InstallSnapshotResponse = 23, Append;
+    FetchSnapshotRequest = 30, Bulk;
+    FetchSnapshotResponse = 31, Bulk;
+    FetchEntriesRequest = 32, Bulk;
+    FetchEntriesResponse = 33, Bulk;
+}
+
+impl Message {
+    /// The term it carries, if it takes part in consensus.
+    #[must_use]
+    pub const fn term(&self) -> Option<Term> {
+        match self {
+            Self::PreVoteRequest(m) => Some(m.term),
+            Self::PreVoteResponse(m) => Some(m.term),
+            Self::VoteRequest(m) => Some(m.term),
+            Self::VoteResponse(m) => Some(m.term),
+            Self::Heartbeat(m) => Some(m.term),
+            Self::HeartbeatResponse(m) => Some(m.term),
+            Self::TimeoutNow(m) => Some(m.term),
+            Self::ReadIndexRequest(m) => Some(m.term),
+            Self::ReadIndexResponse(m) => Some(m.term),
+            Self::AppendRequest(m) => Some(m.term),
+            Self::AppendResponse(m) => Some(m.term),
+            Self::InstallSnapshotRequest(m) => Some(m.term),
+            Self::InstallSnapshotResponse(m) => Some(m.term),
+            Self::FetchSnapshotRequest(m) => Some(m.term),
+            Self::FetchSnapshotResponse(m) => Some(m.term),
+            Self::FetchEntriesRequest(m) => Some(m.term),
+            Self::FetchEntriesResponse(m) => Some(m.term),
+            Self::Hello(_)
+            | Self::HelloResponse(_)
+            | Self::GatherRequest(_)
+            | Self::GatherResponse(_)
+            | Self::AdoptRequest(_)
+            | Self::AdoptResponse(_) => None,
+        }
+    }
+}
