@@ -10,13 +10,18 @@ use thiserror::Error;
 /// Largest structured part of a message or record, in bytes; payloads travel beside it.
 pub const MAX_HEAD_BYTES: usize = 1 << 20;
 
+/// What the decoder may account for. It counts an integer with its size in memory, so the one
+/// byte of a small `u64` as eight: with [`MAX_HEAD_BYTES`] here, heads of many small integers
+/// would be written by one node and refused by the next.
+const MAX_DECODED_BYTES: usize = 8 * MAX_HEAD_BYTES;
+
 type Config = bincode::config::Configuration<
     bincode::config::LittleEndian,
     bincode::config::Varint,
-    bincode::config::Limit<MAX_HEAD_BYTES>,
+    bincode::config::Limit<MAX_DECODED_BYTES>,
 >;
 
-const CONFIG: Config = bincode::config::standard().with_limit::<MAX_HEAD_BYTES>();
+const CONFIG: Config = bincode::config::standard().with_limit::<MAX_DECODED_BYTES>();
 
 /// Why a value could not be written or read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -59,19 +64,36 @@ pub fn encode<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecErr
     Ok(())
 }
 
-/// Reads one value from the start of `bytes`; returns it and how many bytes it took.
+/// Reads one value from the start of `bytes`; returns it and how many bytes it took. Never looks
+/// beyond the first [`MAX_HEAD_BYTES`].
 ///
 /// # Errors
 /// [`CodecError::Malformed`].
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), CodecError> {
+    let bytes = &bytes[..bytes.len().min(MAX_HEAD_BYTES)];
     bincode::serde::decode_from_slice(bytes, CONFIG).map_err(|_| CodecError::Malformed)
 }
 
 /// Reads one value that takes all of `bytes`.
 ///
 /// # Errors
-/// [`CodecError::Malformed`] or [`CodecError::Trailing`].
+/// [`CodecError::Malformed`], [`CodecError::Trailing`], or [`CodecError::TooLarge`] for more than
+/// [`MAX_HEAD_BYTES`].
+///
+/// ```
+/// use raft_proto::{codec, HardState, NodeId, Term};
+///
+/// let state = HardState { term: Term(300), vote: Some(NodeId(2)) };
+/// let mut bytes = Vec::new();
+/// codec::encode(&state, &mut bytes)?;
+/// assert_eq!(bytes, [251, 44, 1, 1, 2]);
+/// assert_eq!(codec::decode_exact::<HardState>(&bytes)?, state);
+/// # Ok::<(), raft_proto::CodecError>(())
+/// ```
 pub fn decode_exact<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    if bytes.len() > MAX_HEAD_BYTES {
+        return Err(CodecError::TooLarge(bytes.len()));
+    }
     let (value, used) = decode(bytes)?;
     match bytes.len() - used {
         0 => Ok(value),
@@ -88,6 +110,21 @@ mod tests {
         // A vector that claims 2^60 elements.
         let bomb = [253, 0, 0, 0, 0, 0, 0, 0, 16];
         assert_eq!(decode::<Vec<u64>>(&bomb), Err(CodecError::Malformed));
+    }
+
+    #[test]
+    fn whatever_can_be_written_can_be_read() {
+        // A byte each when written, eight when accounted for by the decoder.
+        let small = vec![7u64; MAX_HEAD_BYTES - 5];
+        let mut bytes = Vec::new();
+        encode(&small, &mut bytes).unwrap();
+        assert_eq!(bytes.len(), MAX_HEAD_BYTES);
+        assert_eq!(decode_exact::<Vec<u64>>(&bytes).unwrap(), small);
+        bytes.push(0);
+        assert_eq!(
+            decode_exact::<Vec<u64>>(&bytes),
+            Err(CodecError::TooLarge(MAX_HEAD_BYTES + 1))
+        );
     }
 
     #[test]

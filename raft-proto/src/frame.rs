@@ -73,6 +73,12 @@ pub enum FrameError {
         /// Bytes claimed.
         needed: usize,
     },
+    /// Bytes follow where exactly one frame was expected.
+    #[error("{extra} unexpected bytes after a frame")]
+    Trailing {
+        /// Bytes after the frame.
+        extra: usize,
+    },
 }
 
 impl FrameHeader {
@@ -92,7 +98,7 @@ impl FrameHeader {
     /// Reads a header and checks it against the receiver's limit, before anything is allocated.
     ///
     /// # Errors
-    /// [`FrameError`]; never [`FrameError::Truncated`].
+    /// [`FrameError`]; never [`FrameError::Truncated`] or [`FrameError::Trailing`].
     pub fn parse(bytes: &[u8; HEADER_BYTES], max_body_bytes: u32) -> Result<Self, FrameError> {
         let mut rest = &bytes[..];
         let body_bytes = rest.get_u32_le();
@@ -137,6 +143,19 @@ impl FrameHeader {
 ///
 /// # Errors
 /// [`FrameError`], after which the stream must be closed.
+///
+/// ```
+/// use bytes::BytesMut;
+/// use raft_proto::{frame, wire, GroupId, TimeoutNow, Term};
+///
+/// let sent = wire::encode(GroupId(0), false, &TimeoutNow { term: Term(1) }.into())?.to_vec();
+/// let mut buffer = BytesMut::from(&sent[..10]);
+/// assert_eq!(frame::take(&mut buffer, 1 << 20)?, None);
+/// buffer.extend_from_slice(&sent[10..]);
+/// let (header, body) = frame::take(&mut buffer, 1 << 20)?.expect("the frame is whole");
+/// assert_eq!(wire::decode(&header, &body)?, TimeoutNow { term: Term(1) }.into());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn take(
     buffer: &mut BytesMut,
     max_body_bytes: u32,
@@ -171,6 +190,10 @@ pub fn split(bytes: &Bytes, max_body_bytes: u32) -> Result<(FrameHeader, Bytes),
     let needed = HEADER_BYTES + header.body_bytes as usize;
     if bytes.len() < needed {
         return Err(truncated(needed));
+    }
+    if bytes.len() > needed {
+        let extra = bytes.len() - needed;
+        return Err(FrameError::Trailing { extra });
     }
     Ok((header, bytes.slice(HEADER_BYTES..needed)))
 }

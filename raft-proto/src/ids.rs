@@ -2,13 +2,18 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, Unexpected};
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Largest term or log index that is read from a peer or a file. Whatever arrives may therefore
+/// be counted on from without overflow; at a million a second it lasts 146,000 years.
+pub const MAX_COUNT: u64 = (1 << 62) - 1;
 
 macro_rules! number_newtype {
     ($(#[$doc:meta])* $name:ident($inner:ty), $prefix:literal) => {
         $(#[$doc])*
         #[derive(
-            Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+            Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize,
         )]
         pub struct $name(pub $inner);
 
@@ -43,12 +48,43 @@ number_newtype!(
     LogIndex(u64), ""
 );
 
+macro_rules! read_with {
+    ($($name:ident: $read:path;)*) => {
+        $(
+            impl<'de> Deserialize<'de> for $name {
+                fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                    $read(deserializer).map(Self)
+                }
+            }
+        )*
+    };
+}
+
+read_with! {
+    NodeId: u64::deserialize;
+    GroupId: u32::deserialize;
+    Term: count;
+    LogIndex: count;
+}
+
+/// Reads a number of at most [`MAX_COUNT`].
+fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let value = u64::deserialize(deserializer)?;
+    if value > MAX_COUNT {
+        let found = Unexpected::Unsigned(value);
+        return Err(D::Error::invalid_value(
+            found,
+            &"a number of at most 62 bits",
+        ));
+    }
+    Ok(value)
+}
+
 impl Term {
     /// The term before the first.
     pub const ZERO: Self = Self(0);
 
-    /// The term after this one. Terms cannot overflow in practice: at a million elections a
-    /// second a `u64` lasts half a million years.
+    /// The term after this one; what arrives leaves room for it ([`MAX_COUNT`]).
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
@@ -153,6 +189,23 @@ mod tests {
         assert_eq!(LogIndex(4).since(LogIndex(7)), 0);
         assert_eq!(LogIndex::ZERO.previous(), LogIndex::ZERO);
         assert_eq!(LogIndex::ZERO.next(), LogIndex::FIRST);
+    }
+
+    #[test]
+    fn absurd_counts_are_refused_when_read() {
+        let bytes = |value: u64| {
+            let mut bytes = Vec::new();
+            crate::codec::encode(&value, &mut bytes).unwrap();
+            bytes
+        };
+        assert_eq!(
+            crate::codec::decode_exact::<Term>(&bytes(MAX_COUNT)),
+            Ok(Term(MAX_COUNT))
+        );
+        for value in [MAX_COUNT + 1, u64::MAX] {
+            assert!(crate::codec::decode_exact::<Term>(&bytes(value)).is_err());
+            assert!(crate::codec::decode_exact::<LogIndex>(&bytes(value)).is_err());
+        }
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! * [`ids`]: node, cluster, incarnation, term and log-index newtypes;
 //! * [`entry`]: log entries, hard state, term runs;
 //! * [`membership`]: voters, learners and joint configurations;
-//! * [`message`]: one struct per RPC and the [`Message`] enum over them;
+//! * [`message`]: one struct per RPC;
+//! * [`envelope`]: the [`Message`] enum over them, their numbers and traffic classes;
 //! * [`frame`]: the 16-byte frame header that precedes every message;
 //! * [`wire`]: messages to frames and back, payloads sliced and never copied;
 //! * [`codec`]: the only module that knows the serialisation library.
@@ -32,6 +33,7 @@
 
 pub mod codec;
 pub mod entry;
+pub mod envelope;
 pub mod frame;
 pub mod ids;
 pub mod membership;
@@ -40,6 +42,7 @@ pub mod wire;
 
 pub use codec::CodecError;
 pub use entry::{Entry, EntryKind, HardState, LogPosition, TermRun};
+pub use envelope::{Class, Message};
 pub use frame::{FrameError, FrameHeader};
 pub use ids::{Boot, ClusterId, GroupId, Incarnation, LogIndex, NodeId, Term};
 pub use membership::{Member, Membership, MembershipError, Promotion};

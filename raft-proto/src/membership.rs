@@ -110,7 +110,7 @@ impl Membership {
     /// Checks that roles and members agree.
     ///
     /// # Errors
-    /// The first rule that is broken, in the order of [`MembershipError`]'s variants.
+    /// One rule that is broken.
     pub fn validate(&self) -> Result<(), MembershipError> {
         if self.voters.is_empty() {
             return Err(MembershipError::NoVoter);

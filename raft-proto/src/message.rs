@@ -1,6 +1,8 @@
-//! One struct per RPC and reply, and the [`Message`] enum over them.
+//! One struct per RPC and reply.
 //!
 //! Who sends a message is known from the connection it arrives on, so no message repeats it.
+
+use std::fmt;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -204,7 +206,7 @@ pub struct FetchSnapshotRequest {
 }
 
 /// Answers a [`FetchSnapshotRequest`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct FetchSnapshotResponse {
     /// The sender's term.
     pub term: Term,
@@ -218,6 +220,19 @@ pub struct FetchSnapshotResponse {
     pub checksum: u32,
     /// The bytes.
     pub data: Bytes,
+}
+
+impl fmt::Debug for FetchSnapshotResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FetchSnapshotResponse")
+            .field("term", &self.term)
+            .field("last_included", &self.last_included)
+            .field("offset", &self.offset)
+            .field("total_bytes", &self.total_bytes)
+            .field("checksum", &self.checksum)
+            .field("data_bytes", &self.data.len())
+            .finish()
+    }
 }
 
 /// Asks a peer for entries whose content was lost, by (index, term).
@@ -351,123 +366,4 @@ pub struct AdoptRequest {
 pub struct AdoptResponse {
     /// The cluster the sender belongs to now, durably.
     pub cluster: Option<ClusterId>,
-}
-
-/// A class of traffic; each has a stream of its own, so that none delays another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Class {
-    /// Small and urgent: votes, heartbeats, read rounds, hellos.
-    Control,
-    /// Entries and their acknowledgements.
-    Append,
-    /// Snapshots and repair, on a connection of their own.
-    Bulk,
-}
-
-impl Class {
-    /// All classes, in the order of their streams.
-    pub const ALL: [Self; 3] = [Self::Control, Self::Append, Self::Bulk];
-}
-
-macro_rules! messages {
-    ($($name:ident = $kind:literal, $class:ident;)*) => {
-        /// Any message between peers.
-        #[derive(Clone, Debug, PartialEq, Eq)]
-        #[allow(missing_docs, reason = "each variant holds the struct of the same name, documented there")]
-        pub enum Message {
-            $($name($name),)*
-        }
-
-        impl Message {
-            /// The number of this message in a frame header.
-            #[must_use]
-            pub const fn kind(&self) -> u8 {
-                match self {
-                    $(Self::$name(_) => $kind,)*
-                }
-            }
-
-            /// The class of traffic it belongs to.
-            #[must_use]
-            pub const fn class(&self) -> Class {
-                match self {
-                    $(Self::$name(_) => Class::$class,)*
-                }
-            }
-
-            /// Its name, as in the type.
-            #[must_use]
-            pub const fn name(&self) -> &'static str {
-                match self {
-                    $(Self::$name(_) => stringify!($name),)*
-                }
-            }
-        }
-
-        $(
-            impl From<$name> for Message {
-                fn from(message: $name) -> Self {
-                    Self::$name(message)
-                }
-            }
-        )*
-    };
-}
-
-messages! {
-    Hello = 1, Control;
-    HelloResponse = 2, Control;
-    GatherRequest = 3, Control;
-    GatherResponse = 4, Control;
-    AdoptRequest = 5, Control;
-    AdoptResponse = 6, Control;
-    PreVoteRequest = 10, Control;
-    PreVoteResponse = 11, Control;
-    VoteRequest = 12, Control;
-    VoteResponse = 13, Control;
-    Heartbeat = 14, Control;
-    HeartbeatResponse = 15, Control;
-    TimeoutNow = 16, Control;
-    ReadIndexRequest = 17, Control;
-    ReadIndexResponse = 18, Control;
-    AppendRequest = 20, Append;
-    AppendResponse = 21, Append;
-    InstallSnapshotRequest = 22, Append;
-    InstallSnapshotResponse = 23, Append;
-    FetchSnapshotRequest = 30, Bulk;
-    FetchSnapshotResponse = 31, Bulk;
-    FetchEntriesRequest = 32, Bulk;
-    FetchEntriesResponse = 33, Bulk;
-}
-
-impl Message {
-    /// The term it carries, if it takes part in consensus.
-    #[must_use]
-    pub const fn term(&self) -> Option<Term> {
-        match self {
-            Self::PreVoteRequest(m) => Some(m.term),
-            Self::PreVoteResponse(m) => Some(m.term),
-            Self::VoteRequest(m) => Some(m.term),
-            Self::VoteResponse(m) => Some(m.term),
-            Self::Heartbeat(m) => Some(m.term),
-            Self::HeartbeatResponse(m) => Some(m.term),
-            Self::TimeoutNow(m) => Some(m.term),
-            Self::ReadIndexRequest(m) => Some(m.term),
-            Self::ReadIndexResponse(m) => Some(m.term),
-            Self::AppendRequest(m) => Some(m.term),
-            Self::AppendResponse(m) => Some(m.term),
-            Self::InstallSnapshotRequest(m) => Some(m.term),
-            Self::InstallSnapshotResponse(m) => Some(m.term),
-            Self::FetchSnapshotRequest(m) => Some(m.term),
-            Self::FetchSnapshotResponse(m) => Some(m.term),
-            Self::FetchEntriesRequest(m) => Some(m.term),
-            Self::FetchEntriesResponse(m) => Some(m.term),
-            Self::Hello(_)
-            | Self::HelloResponse(_)
-            | Self::GatherRequest(_)
-            | Self::GatherResponse(_)
-            | Self::AdoptRequest(_)
-            | Self::AdoptResponse(_) => None,
-        }
-    }
 }

@@ -7,14 +7,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError};
 use crate::entry::{Entry, EntryKind, LogPosition};
+use crate::envelope::Message;
 use crate::frame::{FLAG_UNCOUNTED, FrameHeader, HEADER_BYTES};
-use crate::ids::{GroupId, LogIndex, Term};
+use crate::ids::{GroupId, LogIndex, MAX_COUNT, Term};
 use crate::message::{
-    AdoptRequest, AppendRequest, FetchEntriesResponse, FetchSnapshotResponse, Message,
+    AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, FetchEntriesRequest,
+    FetchEntriesResponse, FetchSnapshotRequest, FetchSnapshotResponse, GatherRequest,
+    GatherResponse, Heartbeat, HeartbeatResponse, Hello, HelloResponse, InstallSnapshotRequest,
+    InstallSnapshotResponse, PreVoteRequest, PreVoteResponse, ReadIndexRequest, ReadIndexResponse,
+    TimeoutNow, VoteRequest, VoteResponse,
 };
 
 /// Most bytes a frame's body may have by construction: `u32::MAX` less the header.
 pub const MAX_BODY_BYTES: usize = (u32::MAX as usize) - HEADER_BYTES;
+
+/// This many entries, or wanted positions, always fit one message's head
+/// ([`codec::MAX_HEAD_BYTES`]), whatever their terms and lengths. Whoever packs a message by
+/// payload bytes alone must also stop here: empty entries cost nothing there, and up to 24 bytes
+/// each in a head.
+pub const MAX_ENTRIES_PER_MESSAGE: usize = 32_768;
+
+const _: () = assert!(MAX_ENTRIES_PER_MESSAGE * 24 + 1024 < codec::MAX_HEAD_BYTES);
 
 /// A frame ready to be sent: header and head in one piece, payloads beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,10 +103,37 @@ struct FetchEntriesHead {
     entries: Vec<(LogPosition, u8, u32)>,
 }
 
-/// Encodes a message.
+/// Encodes a message; its payloads are shared, not copied.
 ///
 /// # Errors
-/// [`CodecError::TooLarge`] if the structured part exceeds the codec's limit.
+/// [`CodecError::TooLarge`] if the structured part exceeds [`codec::MAX_HEAD_BYTES`] or the body
+/// [`MAX_BODY_BYTES`].
+///
+/// # Panics
+/// If the entries of an [`AppendRequest`] do not follow its `previous` without a gap, or their
+/// terms fall: no log has such entries (§5.3), and the receiver could not tell.
+///
+/// ```
+/// use bytes::Bytes;
+/// use raft_proto::{wire, AppendRequest, Entry, EntryKind, GroupId, LogIndex, LogPosition, Term};
+///
+/// let payload = Bytes::from_static(b"set x = 1");
+/// let append = AppendRequest {
+///     term: Term(2),
+///     sequence: 1,
+///     previous: LogPosition::ZERO,
+///     commit_index: LogIndex::ZERO,
+///     entries: vec![Entry {
+///         index: LogIndex::FIRST,
+///         term: Term(2),
+///         kind: EntryKind::Command,
+///         payload: payload.clone(),
+///     }],
+/// };
+/// let frame = wire::encode(GroupId(0), false, &append.into())?;
+/// assert_eq!(frame.payloads[0].as_ptr(), payload.as_ptr());
+/// # Ok::<(), raft_proto::CodecError>(())
+/// ```
 pub fn encode(
     group: GroupId,
     uncounted: bool,
@@ -124,13 +164,12 @@ pub fn encode(
 fn encode_body(message: &Message, head: &mut Vec<u8>) -> Result<Vec<Bytes>, CodecError> {
     match message {
         Message::AppendRequest(m) => {
-            let entries = shapes_of(&m.entries);
             let append = AppendHead {
                 term: m.term,
                 sequence: m.sequence,
                 previous: m.previous,
                 commit_index: m.commit_index,
-                entries,
+                entries: shapes_of(m.previous, &m.entries),
             };
             codec::encode(&append, head)?;
             return Ok(m.entries.iter().map(|e| e.payload.clone()).collect());
@@ -181,9 +220,13 @@ fn encode_body(message: &Message, head: &mut Vec<u8>) -> Result<Vec<Bytes>, Code
     Ok(Vec::new())
 }
 
-fn shapes_of(entries: &[Entry]) -> EntriesHead {
+fn shapes_of(previous: LogPosition, entries: &[Entry]) -> EntriesHead {
     let mut runs: Vec<(Term, u64)> = Vec::new();
+    let mut before = previous;
     for entry in entries {
+        assert_eq!(entry.index, before.index.next(), "entries leave a gap");
+        assert!(entry.term >= before.term, "terms of entries fall");
+        before = entry.position();
         match runs.last_mut() {
             Some((term, count)) if *term == entry.term => *count += 1,
             Some(_) | None => runs.push((entry.term, 1)),
@@ -196,7 +239,8 @@ fn shapes_of(entries: &[Entry]) -> EntriesHead {
     }
 }
 
-/// Decodes the body of a frame.
+/// Decodes the body of a frame, as [`crate::frame::take`] or [`crate::frame::split`] gave it.
+/// Payloads are slices of `body`, so a message keeps the buffer alive that it was received in.
 ///
 /// # Errors
 /// [`CodecError`]; the stream must then be closed.
@@ -205,38 +249,33 @@ pub fn decode(header: &FrameHeader, body: &Bytes) -> Result<Message, CodecError>
     let head = &body[..head_bytes];
     let payload = body.slice(head_bytes..);
     match header.kind {
-        5 => {
-            return Ok(AdoptRequest {
-                first_entry: take_all(head, payload)?,
-            }
-            .into());
-        }
-        20 => return decode_append(head, payload),
-        31 => return decode_fetch_snapshot(head, payload),
-        33 => return decode_fetch_entries(head, payload),
+        AdoptRequest::KIND => return decode_adopt(head, payload),
+        AppendRequest::KIND => return decode_append(head, payload),
+        FetchSnapshotResponse::KIND => return decode_fetch_snapshot(head, payload),
+        FetchEntriesResponse::KIND => return decode_fetch_entries(head, payload),
         _ => {}
     }
     check_payload(0, &payload)?;
     match header.kind {
-        1 => plain(head, Message::Hello),
-        2 => plain(head, Message::HelloResponse),
-        3 => plain(head, Message::GatherRequest),
-        4 => plain(head, Message::GatherResponse),
-        6 => plain(head, Message::AdoptResponse),
-        10 => plain(head, Message::PreVoteRequest),
-        11 => plain(head, Message::PreVoteResponse),
-        12 => plain(head, Message::VoteRequest),
-        13 => plain(head, Message::VoteResponse),
-        14 => plain(head, Message::Heartbeat),
-        15 => plain(head, Message::HeartbeatResponse),
-        16 => plain(head, Message::TimeoutNow),
-        17 => plain(head, Message::ReadIndexRequest),
-        18 => plain(head, Message::ReadIndexResponse),
-        21 => plain(head, Message::AppendResponse),
-        22 => plain(head, Message::InstallSnapshotRequest),
-        23 => plain(head, Message::InstallSnapshotResponse),
-        30 => plain(head, Message::FetchSnapshotRequest),
-        32 => plain(head, Message::FetchEntriesRequest),
+        Hello::KIND => plain(head, Message::Hello),
+        HelloResponse::KIND => plain(head, Message::HelloResponse),
+        GatherRequest::KIND => plain(head, Message::GatherRequest),
+        GatherResponse::KIND => plain(head, Message::GatherResponse),
+        AdoptResponse::KIND => plain(head, Message::AdoptResponse),
+        PreVoteRequest::KIND => plain(head, Message::PreVoteRequest),
+        PreVoteResponse::KIND => plain(head, Message::PreVoteResponse),
+        VoteRequest::KIND => plain(head, Message::VoteRequest),
+        VoteResponse::KIND => plain(head, Message::VoteResponse),
+        Heartbeat::KIND => plain(head, Message::Heartbeat),
+        HeartbeatResponse::KIND => plain(head, Message::HeartbeatResponse),
+        TimeoutNow::KIND => plain(head, Message::TimeoutNow),
+        ReadIndexRequest::KIND => plain(head, Message::ReadIndexRequest),
+        ReadIndexResponse::KIND => plain(head, Message::ReadIndexResponse),
+        AppendResponse::KIND => plain(head, Message::AppendResponse),
+        InstallSnapshotRequest::KIND => plain(head, Message::InstallSnapshotRequest),
+        InstallSnapshotResponse::KIND => plain(head, Message::InstallSnapshotResponse),
+        FetchSnapshotRequest::KIND => plain(head, Message::FetchSnapshotRequest),
+        FetchEntriesRequest::KIND => plain(head, Message::FetchEntriesRequest),
         unknown => Err(CodecError::UnknownKind(unknown)),
     }
 }
@@ -248,9 +287,9 @@ fn plain<T: DeserializeOwned>(
     codec::decode_exact(head).map(variant)
 }
 
-fn take_all(head: &[u8], payload: Bytes) -> Result<Bytes, CodecError> {
+fn decode_adopt(head: &[u8], first_entry: Bytes) -> Result<Message, CodecError> {
     match head.len() {
-        0 => Ok(payload),
+        0 => Ok(AdoptRequest { first_entry }.into()),
         rest => Err(CodecError::Trailing(rest)),
     }
 }
@@ -272,12 +311,24 @@ fn decode_append(head: &[u8], mut payload: Bytes) -> Result<Message, CodecError>
         &payload,
     )?;
     let mut entries = Vec::with_capacity(shapes.len());
-    let mut index = append.previous.index;
+    let LogPosition {
+        mut index,
+        term: mut last_term,
+    } = append.previous;
     let mut shapes = shapes.into_iter();
-    for (term, count) in runs {
+    for (position, (term, count)) in runs.into_iter().enumerate() {
+        // The first run may go on in the term of `previous`; each further one begins a later term.
+        let is_later = term > last_term || (position == 0 && term == last_term);
+        if !is_later || count == 0 {
+            return Err(CodecError::Malformed);
+        }
+        last_term = term;
         for _ in 0..count {
             let (kind, len) = shapes.next().ok_or(CodecError::Malformed)?;
-            index = LogIndex(index.0.checked_add(1).ok_or(CodecError::Malformed)?);
+            if index.0 >= MAX_COUNT {
+                return Err(CodecError::Malformed);
+            }
+            index = index.next();
             entries.push(Entry {
                 index,
                 term,
