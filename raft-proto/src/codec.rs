@@ -113,6 +113,33 @@ mod tests {
     }
 
     #[test]
+    fn integers_take_the_width_that_the_format_page_says() {
+        let cases: [(u64, &[u8]); 7] = [
+            (0, &[0]),
+            (250, &[0xfa]),
+            (251, &[0xfb, 0xfb, 0]),
+            (300, &[0xfb, 0x2c, 1]),
+            (65_535, &[0xfb, 0xff, 0xff]),
+            (70_000, &[0xfc, 0x70, 0x11, 1, 0]),
+            (1 << 33, &[0xfd, 0, 0, 0, 0, 2, 0, 0, 0]),
+        ];
+        for (value, expected) in cases {
+            let mut bytes = Vec::new();
+            encode(&value, &mut bytes).unwrap();
+            assert_eq!(bytes, expected, "{value}");
+            assert_eq!(decode_exact::<u64>(&bytes), Ok(value));
+        }
+        assert_eq!(decode_exact::<u64>(&[0xfd, 7, 0, 0, 0, 0, 0, 0, 0]), Ok(7));
+        let malformed: [&[u8]; 3] = [&[0xfe; 17], &[0xff], &[0xfc, 1]];
+        for bytes in malformed {
+            assert_eq!(decode_exact::<u64>(bytes), Err(CodecError::Malformed));
+        }
+        let too_wide = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(decode_exact::<u32>(&too_wide), Err(CodecError::Malformed));
+        assert_eq!(decode_exact::<bool>(&[2]), Err(CodecError::Malformed));
+    }
+
+    #[test]
     fn whatever_can_be_written_can_be_read() {
         // A byte each when written, eight when accounted for by the decoder.
         let small = vec![7u64; MAX_HEAD_BYTES - 5];

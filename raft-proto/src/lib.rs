@@ -31,6 +31,10 @@
 //! ```
 #![forbid(unsafe_code)]
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod codec;
 pub mod entry;
 pub mod envelope;
