@@ -3,10 +3,10 @@
 use crate::ids::Term;
 use crate::message::{
     AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, FetchEntriesRequest,
-    FetchEntriesResponse, FetchSnapshotRequest, FetchSnapshotResponse, GatherRequest,
-    GatherResponse, Heartbeat, HeartbeatResponse, Hello, HelloResponse, InstallSnapshotRequest,
-    InstallSnapshotResponse, PreVoteRequest, PreVoteResponse, ReadIndexRequest, ReadIndexResponse,
-    TimeoutNow, VoteRequest, VoteResponse,
+    FetchEntriesResponse, FetchSnapshotRequest, FetchSnapshotResponse, GatherAbandoned,
+    GatherRequest, GatherResponse, Heartbeat, HeartbeatResponse, Hello, HelloResponse,
+    InstallSnapshotRequest, InstallSnapshotResponse, PreVoteRequest, PreVoteResponse,
+    ReadIndexRequest, ReadIndexResponse, TimeoutNow, VoteRequest, VoteResponse,
 };
 
 /// Kinds from here on belong to the protocol between clients and servers, which is defined by the
@@ -91,6 +91,7 @@ messages! {
     GatherResponse = 4, Control;
     AdoptRequest = 5, Control;
     AdoptResponse = 6, Control;
+    GatherAbandoned = 7, Control;
     PreVoteRequest = 10, Control;
     PreVoteResponse = 11, Control;
     VoteRequest = 12, Control;
@@ -137,7 +138,8 @@ impl Message {
             | Self::GatherRequest(_)
             | Self::GatherResponse(_)
             | Self::AdoptRequest(_)
-            | Self::AdoptResponse(_) => None,
+            | Self::AdoptResponse(_)
+            | Self::GatherAbandoned(_) => None,
         }
     }
 }

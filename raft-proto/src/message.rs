@@ -313,6 +313,11 @@ pub enum Refusal {
         /// The latest boot seen.
         seen: Boot,
     },
+    /// The receiver waits to form a cluster of these voters, and the sender is none of them.
+    OtherVoters {
+        /// The voters the receiver was started with.
+        voters: Vec<(NodeId, String)>,
+    },
 }
 
 /// The initial voter of lowest id asks another initial voter to form a cluster with it.
@@ -351,6 +356,20 @@ pub enum GatherOutcome {
         /// That cluster.
         cluster: ClusterId,
     },
+    /// It was started to join a cluster that exists, not to form one.
+    StartedToJoin,
+    /// It has answered a later incarnation of the gatherer, and never goes back.
+    Superseded,
+    /// Its promise to the gatherer has ended, durably; answers a [`GatherAbandoned`].
+    Released,
+}
+
+/// The gatherer has learned that a cluster exists already, and has made durable that it will
+/// never form one: whatever was promised to it, or to an earlier incarnation of it, is void.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatherAbandoned {
+    /// The gatherer's incarnation.
+    pub incarnation: Incarnation,
 }
 
 /// Hands the first log entry of a formed cluster to a node that it names.
@@ -361,9 +380,10 @@ pub struct AdoptRequest {
     pub first_entry: Bytes,
 }
 
-/// Answers an [`AdoptRequest`].
+/// Answers an [`AdoptRequest`]. A node that belongs to no cluster also sends it unasked: a
+/// formed node that gets `None` hands out the first entry (again).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdoptResponse {
-    /// The cluster the sender belongs to now, durably.
+    /// The cluster the sender belongs to now, durably; `None` while it belongs to none.
     pub cluster: Option<ClusterId>,
 }

@@ -12,10 +12,10 @@ use crate::frame::{FLAG_UNCOUNTED, FrameHeader, HEADER_BYTES};
 use crate::ids::{GroupId, LogIndex, MAX_COUNT, Term};
 use crate::message::{
     AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, FetchEntriesRequest,
-    FetchEntriesResponse, FetchSnapshotRequest, FetchSnapshotResponse, GatherRequest,
-    GatherResponse, Heartbeat, HeartbeatResponse, Hello, HelloResponse, InstallSnapshotRequest,
-    InstallSnapshotResponse, PreVoteRequest, PreVoteResponse, ReadIndexRequest, ReadIndexResponse,
-    TimeoutNow, VoteRequest, VoteResponse,
+    FetchEntriesResponse, FetchSnapshotRequest, FetchSnapshotResponse, GatherAbandoned,
+    GatherRequest, GatherResponse, Heartbeat, HeartbeatResponse, Hello, HelloResponse,
+    InstallSnapshotRequest, InstallSnapshotResponse, PreVoteRequest, PreVoteResponse,
+    ReadIndexRequest, ReadIndexResponse, TimeoutNow, VoteRequest, VoteResponse,
 };
 
 /// Most bytes a frame's body may have by construction: `u32::MAX` less the header.
@@ -202,6 +202,7 @@ fn encode_body(message: &Message, head: &mut Vec<u8>) -> Result<Vec<Bytes>, Code
         Message::GatherRequest(m) => codec::encode(m, head)?,
         Message::GatherResponse(m) => codec::encode(m, head)?,
         Message::AdoptResponse(m) => codec::encode(m, head)?,
+        Message::GatherAbandoned(m) => codec::encode(m, head)?,
         Message::PreVoteRequest(m) => codec::encode(m, head)?,
         Message::PreVoteResponse(m) => codec::encode(m, head)?,
         Message::VoteRequest(m) => codec::encode(m, head)?,
@@ -262,6 +263,7 @@ pub fn decode(header: &FrameHeader, body: &Bytes) -> Result<Message, CodecError>
         GatherRequest::KIND => plain(head, Message::GatherRequest),
         GatherResponse::KIND => plain(head, Message::GatherResponse),
         AdoptResponse::KIND => plain(head, Message::AdoptResponse),
+        GatherAbandoned::KIND => plain(head, Message::GatherAbandoned),
         PreVoteRequest::KIND => plain(head, Message::PreVoteRequest),
         PreVoteResponse::KIND => plain(head, Message::PreVoteResponse),
         VoteRequest::KIND => plain(head, Message::VoteRequest),
