@@ -1,1 +1,11 @@
-//! A fault-tolerant, linearizable key/value store over QUIC: server, client and command line.
+//! A fault-tolerant, linearizable key/value store over QUIC, replicated by Raft.
+#![forbid(unsafe_code)]
+
+pub mod codec;
+pub mod command;
+pub mod limits;
+pub mod machine;
+pub mod operation;
+pub mod reply;
+pub mod session;
+pub mod store;

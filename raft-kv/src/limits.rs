@@ -1,0 +1,90 @@
+//! Every bound of the key/value service, with its unit, and the relations between them.
+
+use thiserror::Error;
+
+/// Longest key, in bytes.
+pub const MAX_KEY_BYTES: usize = 64 << 10;
+/// Longest value, in bytes, also of a value that `append` would make.
+pub const MAX_VALUE_BYTES: usize = 8 << 20;
+/// Most bytes of keys and values in the answer to one range read; more is cut and said so. At
+/// least one pair always fits.
+pub const MAX_RANGE_REPLY_BYTES: usize = 16 << 20;
+/// Largest request frame body a server accepts, in bytes: one write of the largest key and value,
+/// with room for its head.
+pub const MAX_REQUEST_BYTES: usize = MAX_VALUE_BYTES + 4 * MAX_KEY_BYTES;
+/// Largest response frame body a client accepts, in bytes: the largest range reply, with room for
+/// the last pair's head.
+pub const MAX_RESPONSE_BYTES: usize = MAX_RANGE_REPLY_BYTES + MAX_VALUE_BYTES + 4 * MAX_KEY_BYTES;
+
+/// Most sessions alive at a time; more are refused until one expires.
+pub const MAX_SESSIONS: usize = 10_000;
+/// How far a session's sequence numbers may run ahead of what its client has acknowledged.
+pub const SESSION_WINDOW: u64 = 1024;
+/// Most bytes of unacknowledged replies kept for one session.
+pub const SESSION_REPLY_BYTES_MAX: usize = 16 << 20;
+/// Shortest time-to-live of a session, in milliseconds of log time.
+pub const SESSION_TTL_MS_MIN: u64 = 1_000;
+/// Longest time-to-live of a session, in milliseconds of log time.
+pub const SESSION_TTL_MS_MAX: u64 = 3_600_000;
+/// Time-to-live that clients ask for unless told otherwise, in milliseconds.
+pub const SESSION_TTL_MS_DEFAULT: u64 = 60_000;
+
+const _: () = assert!(MAX_RANGE_REPLY_BYTES >= MAX_VALUE_BYTES + MAX_KEY_BYTES);
+const _: () = assert!(MAX_RESPONSE_BYTES < crate::codec::MAX_HEAD_BYTES);
+const _: () = assert!(MAX_REQUEST_BYTES < crate::codec::MAX_HEAD_BYTES);
+const _: () = assert!(SESSION_TTL_MS_MIN < SESSION_TTL_MS_DEFAULT);
+const _: () = assert!(SESSION_TTL_MS_DEFAULT < SESSION_TTL_MS_MAX);
+
+/// A key or value that cannot be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum LimitError {
+    /// Keys have at least one byte.
+    #[error("the key is empty; a key has at least one byte")]
+    EmptyKey,
+    /// The key is too long.
+    #[error("the key has {0} bytes; the limit is {MAX_KEY_BYTES} bytes (64 KiB)")]
+    KeyTooLong(usize),
+    /// The value is too long.
+    #[error("the value has {0} bytes; the limit is {MAX_VALUE_BYTES} bytes (8 MiB)")]
+    ValueTooLong(usize),
+}
+
+/// Checks a key that is about to be written or read.
+///
+/// # Errors
+/// [`LimitError::EmptyKey`], [`LimitError::KeyTooLong`].
+pub const fn check_key(key: &[u8]) -> Result<(), LimitError> {
+    match key.len() {
+        0 => Err(LimitError::EmptyKey),
+        1..=MAX_KEY_BYTES => Ok(()),
+        length => Err(LimitError::KeyTooLong(length)),
+    }
+}
+
+/// Checks a value that is about to be written.
+///
+/// # Errors
+/// [`LimitError::ValueTooLong`].
+pub const fn check_value(value: &[u8]) -> Result<(), LimitError> {
+    if value.len() <= MAX_VALUE_BYTES {
+        Ok(())
+    } else {
+        Err(LimitError::ValueTooLong(value.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_in_the_message() {
+        let long = vec![0; MAX_VALUE_BYTES + 1];
+        assert_eq!(check_value(&long[1..]), Ok(()));
+        let refused = check_value(&long).unwrap_err().to_string();
+        assert!(refused.contains("8388608"), "{refused}");
+        let refused = check_key(&long[..=MAX_KEY_BYTES]).unwrap_err().to_string();
+        assert!(refused.contains("65536"), "{refused}");
+        assert_eq!(check_key(b""), Err(LimitError::EmptyKey));
+    }
+}
