@@ -1,0 +1,304 @@
+//! The serving end of client connections: requests in, responses out in any order, both bounded.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use quinn::{Connection, SendStream};
+use tokio::sync::Notify;
+
+use crate::accept::Slot;
+use crate::config::QueueLimits;
+use crate::error::{CloseCode, ConnectError, ProtocolError, SendError};
+use crate::framing::{FrameReader, write_chunks};
+use crate::handler::ClientHandler;
+use crate::identity::CertifiedName;
+use crate::queue::{Rejected, SendQueue};
+use crate::request::{self, ID_BYTES, KIND_WELCOME, Outgoing, WELCOME_ID};
+use crate::transport::Shared;
+
+/// Blocks of a client stream's receive buffer, in bytes. Small, because a request that is kept
+/// keeps its block, and there may be thousands of connections.
+const CLIENT_BLOCK_BYTES: usize = 16 << 10;
+/// Queued response bytes at which a client is disconnected, as a multiple of those at which no
+/// more requests are read from it.
+const RESPONSE_HARD_LIMIT: usize = 4;
+
+/// A client's connection, to answer on. Cheap to clone and to keep beside a pending request.
+#[derive(Clone)]
+pub struct ClientConnection {
+    state: Arc<State>,
+}
+
+struct State {
+    id: u64,
+    name: CertifiedName,
+    connection: Connection,
+    queue: SendQueue,
+    /// Requests delivered and not answered.
+    outstanding: AtomicUsize,
+    /// The reader waits for room.
+    is_reader_waiting: AtomicBool,
+    room: Notify,
+    max_outstanding: usize,
+    max_response_bytes: usize,
+    max_body_bytes: u32,
+}
+
+impl fmt::Debug for ClientConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientConnection")
+            .field("id", &self.state.id)
+            .field("name", &self.state.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClientConnection {
+    /// A number that no other connection of this process has.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.state.id
+    }
+
+    /// Whom the client's certificate names.
+    #[must_use]
+    pub fn name(&self) -> &CertifiedName {
+        &self.state.name
+    }
+
+    /// Where the client is.
+    #[must_use]
+    pub fn remote_address(&self) -> SocketAddr {
+        self.state.connection.remote_address()
+    }
+
+    /// Queues the answer to a request; `kind` is the application's, except 0. Never waits;
+    /// answers that are queued together are written together. The client receives `head` and
+    /// `payloads` as one body.
+    ///
+    /// # Errors
+    /// [`SendError::TooLarge`]: nothing was queued, answer with something smaller.
+    /// [`SendError::ShutDown`]: the connection has ended, or was ended now because the client
+    /// does not read its responses.
+    pub fn respond(
+        &self,
+        request_id: u64,
+        kind: u8,
+        head: &[u8],
+        payloads: &[Bytes],
+    ) -> Result<(), SendError> {
+        let outgoing = Outgoing {
+            id: request_id,
+            kind,
+            head,
+            payloads,
+        };
+        self.queue(&outgoing)?;
+        self.state.answered();
+        Ok(())
+    }
+
+    fn queue(&self, outgoing: &Outgoing<'_>) -> Result<(), SendError> {
+        let limit = self.state.max_body_bytes;
+        let bytes = outgoing.frame_bytes(limit).ok_or(SendError::TooLarge {
+            found: outgoing.head.len() + outgoing.payloads.iter().map(Bytes::len).sum::<usize>(),
+            limit: limit as usize,
+        })?;
+        let queued = self
+            .state
+            .queue
+            .push(bytes, |batch| outgoing.append_to(batch));
+        queued.map(drop).map_err(|rejected| {
+            if rejected == Rejected::Full {
+                self.close(CloseCode::Overloaded);
+            }
+            SendError::ShutDown
+        })
+    }
+
+    /// Disconnects the client.
+    pub fn disconnect(&self) {
+        self.close(CloseCode::ShutDown);
+    }
+
+    fn close(&self, code: CloseCode) {
+        self.state.queue.close();
+        self.state.connection.close(code.number(), b"");
+    }
+}
+
+impl State {
+    fn answered(&self) {
+        // A second answer to one request must not make the count wrap.
+        let decrement = |count: usize| count.checked_sub(1);
+        let _ = self
+            .outstanding
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, decrement);
+        self.make_room();
+    }
+
+    fn make_room(&self) {
+        if self.is_reader_waiting.load(Ordering::SeqCst) {
+            self.room.notify_one();
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.outstanding.load(Ordering::SeqCst) < self.max_outstanding
+            && self.queue.bytes() < self.max_response_bytes
+    }
+
+    async fn wait_for_room(&self) {
+        while !self.has_room() {
+            self.is_reader_waiting.store(true, Ordering::SeqCst);
+            // Checked again, because room made before the flag was seen wakes nobody.
+            if !self.has_room() {
+                self.room.notified().await;
+            }
+            self.is_reader_waiting.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Serves one client connection to its end.
+pub(crate) async fn serve(
+    shared: &Arc<Shared>,
+    connection: Connection,
+    name: CertifiedName,
+) -> Result<(), ConnectError> {
+    let Some(handler) = shared.clients.clone() else {
+        return Err(ConnectError::NoCommonProtocol);
+    };
+    let limits = &shared.config.limits;
+    let slot = Slot::take(shared, |shared| &shared.client_connections);
+    if shared.client_connections.load(Ordering::Relaxed) > limits.max_client_connections {
+        return Err(ConnectError::ClosedByUs(CloseCode::Overloaded));
+    }
+    let (send, receive) = connection.accept_bi().await?;
+    let client = new_client(shared, connection, name);
+    let max_body = limits.max_request_bytes.saturating_add(ID_BYTES as u32);
+    let mut reader = FrameReader::new(receive, max_body, CLIENT_BLOCK_BYTES);
+    welcome(shared, &client, &mut reader).await?;
+
+    let shutdown = shared.shutdown_signal();
+    let writing = tokio::spawn(write(Arc::clone(shared), client.clone(), send, shutdown));
+    let end = read(&client, &handler, reader).await;
+    client.state.queue.close();
+    client.state.connection.close(
+        end.as_ref()
+            .err()
+            .map_or(CloseCode::Idle, ConnectError::code)
+            .number(),
+        b"",
+    );
+    writing.abort();
+    handler.on_disconnect(client.id());
+    drop(slot);
+    match end {
+        // How clients leave is no news to anybody.
+        Ok(()) | Err(ConnectError::ClosedByPeer(_) | ConnectError::TimedOut) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn new_client(shared: &Shared, connection: Connection, name: CertifiedName) -> ClientConnection {
+    static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+    let limits = &shared.config.limits;
+    let queue = QueueLimits {
+        messages: usize::MAX,
+        bytes: limits
+            .max_response_bytes
+            .saturating_mul(RESPONSE_HARD_LIMIT),
+    };
+    ClientConnection {
+        state: Arc::new(State {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            name,
+            connection,
+            queue: SendQueue::new(queue),
+            outstanding: AtomicUsize::new(0),
+            is_reader_waiting: AtomicBool::new(false),
+            room: Notify::new(),
+            max_outstanding: limits.max_outstanding_requests,
+            max_response_bytes: limits.max_response_bytes,
+            max_body_bytes: u32::MAX / 2,
+        }),
+    }
+}
+
+/// The client's first frame is answered with our node id, so that its connecting succeeds only if
+/// it is welcome.
+async fn welcome(
+    shared: &Shared,
+    client: &ClientConnection,
+    reader: &mut FrameReader,
+) -> Result<(), ConnectError> {
+    let bound = shared.config.timing.idle_timeout();
+    let first = tokio::time::timeout(bound, reader.next())
+        .await
+        .map_err(|_| ConnectError::TimedOut)??;
+    match first {
+        Some((header, _)) if header.kind == KIND_WELCOME => {}
+        Some(_) | None => {
+            return Err(ProtocolError::UnexpectedMessage {
+                expected: "the welcome frame",
+                found: "another frame",
+            }
+            .into());
+        }
+    }
+    let answer = Outgoing {
+        id: WELCOME_ID,
+        kind: KIND_WELCOME,
+        head: &shared.config.local.node.0.to_le_bytes(),
+        payloads: &[],
+    };
+    client
+        .queue(&answer)
+        .map_err(|error| ConnectError::Lost(error.to_string()))
+}
+
+async fn read(
+    client: &ClientConnection,
+    handler: &Arc<dyn ClientHandler>,
+    mut reader: FrameReader,
+) -> Result<(), ConnectError> {
+    while let Some((header, body)) = reader.next().await? {
+        let (id, body) = request::split(&header, body)?;
+        client.state.outstanding.fetch_add(1, Ordering::SeqCst);
+        handler.on_request(client, id, header.kind, body);
+        client.state.wait_for_room().await;
+    }
+    Ok(())
+}
+
+async fn write(
+    shared: Arc<Shared>,
+    client: ClientConnection,
+    mut stream: SendStream,
+    mut shutdown: tokio::sync::watch::Receiver<bool>,
+) {
+    let _flushing = shared.flush_guard();
+    let stall = shared.config.timing.client_stall;
+    let shutting_down = shutdown.wait_for(|is_down| *is_down);
+    tokio::pin!(shutting_down);
+    loop {
+        let batch = tokio::select! {
+            biased;
+            _ = &mut shutting_down => break,
+            batch = client.state.queue.take() => batch,
+        };
+        if let Err(error) = write_chunks(&mut stream, &mut batch.into_chunks(), stall).await {
+            return client.close(error.code());
+        }
+        client.state.make_room();
+    }
+    if let Some(batch) = client.state.queue.try_take() {
+        let _ = write_chunks(&mut stream, &mut batch.into_chunks(), stall).await;
+    }
+    let _ = stream.finish();
+    let _ = stream.stopped().await;
+}
