@@ -114,11 +114,15 @@ fn forming() -> BoxedStrategy<Message> {
         Just(Refusal::NotAMember),
         incarnation().prop_map(|member| Refusal::WrongIncarnation { member }),
         boot().prop_map(|seen| Refusal::OldBoot { seen }),
+        voters().prop_map(|voters| Refusal::OtherVoters { voters }),
     ];
     let outcome = prop_oneof![
         incarnation().prop_map(|incarnation| GatherOutcome::Joining { incarnation }),
         voters().prop_map(|voters| GatherOutcome::OtherVoters { voters }),
         cluster().prop_map(|cluster| GatherOutcome::Formed { cluster }),
+        Just(GatherOutcome::StartedToJoin),
+        Just(GatherOutcome::Superseded),
+        Just(GatherOutcome::Released),
     ];
     prop_oneof![
         hello,
@@ -137,6 +141,7 @@ fn forming() -> BoxedStrategy<Message> {
         .into()),
         payload().prop_map(|first_entry| AdoptRequest { first_entry }.into()),
         maybe(cluster()).prop_map(|cluster| AdoptResponse { cluster }.into()),
+        incarnation().prop_map(|incarnation| GatherAbandoned { incarnation }.into()),
     ]
     .boxed()
 }

@@ -23,6 +23,7 @@ fn payloads(message: &Message) -> Vec<&Bytes> {
         | Message::GatherRequest(_)
         | Message::GatherResponse(_)
         | Message::AdoptResponse(_)
+        | Message::GatherAbandoned(_)
         | Message::PreVoteRequest(_)
         | Message::PreVoteResponse(_)
         | Message::VoteRequest(_)

@@ -140,6 +140,12 @@ fn forming() -> Vec<Sample> {
                 },
             },
         ),
+        refused(
+            "hello_response_other_voters",
+            Refusal::OtherVoters {
+                voters: vec![address(1), address(2)],
+            },
+        ),
         sample(
             "gather_request",
             GatherRequest {
@@ -164,6 +170,18 @@ fn forming() -> Vec<Sample> {
             gathered(GatherOutcome::Formed { cluster: cluster() }),
         ),
         sample(
+            "gather_response_started_to_join",
+            gathered(GatherOutcome::StartedToJoin),
+        ),
+        sample(
+            "gather_response_superseded",
+            gathered(GatherOutcome::Superseded),
+        ),
+        sample(
+            "gather_response_released",
+            gathered(GatherOutcome::Released),
+        ),
+        sample(
             "adopt_request",
             AdoptRequest {
                 first_entry: voters().to_bytes().unwrap(),
@@ -176,6 +194,12 @@ fn forming() -> Vec<Sample> {
             },
         ),
         sample("adopt_response_unformed", AdoptResponse { cluster: None }),
+        sample(
+            "gather_abandoned",
+            GatherAbandoned {
+                incarnation: Incarnation(0x11),
+            },
+        ),
     ]
 }
 
