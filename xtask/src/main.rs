@@ -1,3 +1,48 @@
-//! Chores of the workspace.
+//! Chores of the workspace: `cargo xtask ci | test | tidy`.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod ci;
+mod steps;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Chores of the workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Everything that has to hold before a change lands; stops at the first failure
+    Ci,
+    /// All tests of the workspace: unit, property, script, paper, lab, process, documentation
+    Test {
+        /// Build the tests with optimisation
+        #[arg(long)]
+        release: bool,
+    },
+    /// Sizes of files and functions, headers, format pages in step with code, links, leftovers
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().chore {
+        Chore::Ci => ci::run(),
+        Chore::Test { release } => ci::test(release),
+        Chore::Tidy => tidy::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("error: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
