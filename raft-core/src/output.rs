@@ -250,6 +250,8 @@ pub enum Violation {
     MalformedEntries,
     /// It sent a membership that cannot be decoded or breaks the rules of memberships.
     MalformedMembership,
+    /// It sends other entries where it sent some before in the same term.
+    RewritesItsLog,
     /// Following it would remove committed entries.
     ConflictsWithCommitted,
     /// It acknowledged entries, and now does not have them any more: it counts for nothing while

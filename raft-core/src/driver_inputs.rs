@@ -1,0 +1,175 @@
+//! What the driver reports besides messages: time, its disk, its applier, its connections.
+
+use raft_proto::{AppendOutcome, AppendResponse, Boot, LogIndex, NodeId};
+
+use crate::core::{Disk, RaftCore};
+use crate::output::{Event, ReadFailure, TransferOutcome, UnsentReason};
+use crate::roles::{Promise, RoleState};
+use crate::time::{PersistId, Time};
+use crate::timers::Timer;
+
+impl RaftCore {
+    /// Time has passed. Call it when [`RaftCore::poll_timeout`] says so; earlier calls do nothing.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.advance_clock(now);
+        if self.is_halted() {
+            return;
+        }
+        for timer in Timer::ALL {
+            if !self.timers.take_due(timer, self.now) {
+                continue;
+            }
+            match timer {
+                Timer::Election => self.election_timed_out(),
+                Timer::Heartbeat => self.heartbeat_timed_out(),
+                Timer::Transfer => self.transfer_timed_out(),
+                Timer::Read => self.read_timed_out(),
+            }
+        }
+    }
+
+    /// The persist of this id, and all before it, are durable. What was promised on that
+    /// condition happens now.
+    ///
+    /// # Panics
+    /// If that persist was never handed out.
+    pub fn handle_persisted(&mut self, now: Time, id: PersistId) {
+        self.advance_clock(now);
+        if self.is_halted() {
+            return;
+        }
+        self.persists.complete(id);
+        self.disk = Disk::Working;
+        self.release(id);
+        self.commit_by_counting();
+    }
+
+    /// Everything up to `index` is applied.
+    ///
+    /// # Panics
+    /// If that was not handed out by [`RaftCore::poll_commit`].
+    pub fn handle_applied(&mut self, now: Time, index: LogIndex) {
+        self.advance_clock(now);
+        assert!(
+            index <= self.delivered,
+            "index {index} was reported applied before it was committed"
+        );
+        self.applied = self.applied.max(index);
+    }
+
+    /// An [`crate::AppendOrder`] was not sent. It is made anew after the peer's next sign of life,
+    /// at once if it was only stale.
+    pub fn handle_unsent(&mut self, now: Time, peer: NodeId, sequence: u64, reason: UnsentReason) {
+        self.advance_clock(now);
+        if let Some(progress) = self.progress(peer) {
+            match reason {
+                UnsentReason::Stale | UnsentReason::Unreadable | UnsentReason::Dropped => {
+                    progress.unsent(sequence);
+                }
+            }
+        }
+    }
+
+    /// A connection to a peer was made. News of an earlier boot than one seen is ignored.
+    pub fn handle_peer_up(&mut self, now: Time, peer: NodeId, boot: Boot) {
+        self.advance_clock(now);
+        if let Some(progress) = self.progress(peer) {
+            progress.connect(boot);
+        }
+    }
+
+    /// The connection to a peer was lost. If it is the leader, this node no longer counts it as
+    /// alive, and campaigns soon: pre-votes disturb nobody if it is alive for others.
+    pub fn handle_peer_down(&mut self, now: Time, peer: NodeId) {
+        self.advance_clock(now);
+        if let Some(progress) = self.progress(peer) {
+            progress.disconnect();
+        }
+        if self.leader == Some(peer) && matches!(self.role, RoleState::Follower) {
+            self.leader_contact = None;
+            self.hasten_election();
+        }
+    }
+
+    /// The log has made no progress for the driver's stall timeout. Until a persist completes
+    /// this node does not campaign, and hands leadership over once a quorum without it is durable
+    /// beyond it (D11).
+    pub fn handle_disk_stalled(&mut self, now: Time) {
+        self.set_disk(now, Disk::Stalled);
+    }
+
+    /// The log has no room; the driver keeps trying. Until a persist completes this node neither
+    /// takes proposals nor campaigns, and hands leadership over.
+    pub fn handle_disk_full(&mut self, now: Time) {
+        self.set_disk(now, Disk::Full);
+    }
+
+    /// A write or fsync failed: nothing that was not reported durable before may be believed any
+    /// more (D7). The core stops for good: it promises nothing, and every waiting call ends.
+    pub fn handle_disk_failed(&mut self, now: Time) {
+        self.advance_clock(now);
+        if self.is_halted() {
+            return;
+        }
+        self.disk = Disk::Failed;
+        self.withheld.clear();
+        self.outbox.clear();
+        self.set_leader(None);
+        self.set_role(RoleState::Follower);
+        self.fail_reads(ReadFailure::Halted);
+        self.outbox.clear();
+        self.end_transfer(TransferOutcome::Aborted);
+        self.proposals.abandon(&mut self.events);
+        for timer in Timer::ALL {
+            self.timers.stop(timer);
+        }
+        self.events.push_back(Event::Halted);
+    }
+
+    fn set_disk(&mut self, now: Time, disk: Disk) {
+        self.advance_clock(now);
+        if self.is_halted() {
+            return;
+        }
+        self.disk = disk;
+        self.hand_over_if_disk_is_behind();
+    }
+
+    /// Keeps the promises that waited for persists up to `id`. Of acknowledgements of one term to
+    /// the same leader only the furthest is sent: it covers the others.
+    fn release(&mut self, id: PersistId) {
+        let mut furthest: Option<(NodeId, LogIndex, AppendResponse)> = None;
+        for withheld in std::mem::take(&mut self.withheld) {
+            if withheld.after > id {
+                self.withheld.push(withheld);
+                continue;
+            }
+            match withheld.promise {
+                Promise::Message { to, message } => self.send(to, message),
+                Promise::OwnVote { term } => self.own_vote_is_durable(term),
+                Promise::Acknowledgement {
+                    to,
+                    term,
+                    sequence,
+                    last,
+                } => {
+                    let outcome = AppendOutcome::Accepted;
+                    let response = AppendResponse {
+                        term,
+                        sequence,
+                        outcome,
+                    };
+                    if let Some((leader, covered, earlier)) = furthest.take()
+                        && (leader != to || covered > last)
+                    {
+                        self.send(leader, earlier.into());
+                    }
+                    furthest = Some((to, last, response));
+                }
+            }
+        }
+        if let Some((leader, _, response)) = furthest {
+            self.send(leader, response.into());
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! What a leader does: its first entry, proposals, acknowledgements, commits, heartbeats (§5.3,
+//! §5.4.2, §8).
+
+use bytes::Bytes;
+use raft_proto::{
+    AppendOutcome, AppendResponse, Entry, EntryKind, Heartbeat, HeartbeatResponse, LogIndex,
+    LogPosition, Membership, NodeId,
+};
+
+use crate::core::{Disk, RaftCore};
+use crate::error::ProposeError;
+use crate::follower::UNSOLICITED;
+use crate::output::{Event, IndexRange, MembershipStage, Violation};
+use crate::persist_queue::Source;
+use crate::progress::{Counting, Progress, Refusal};
+use crate::roles::{Leader, RoleState};
+use crate::time::Time;
+use crate::timers::Timer;
+
+impl RaftCore {
+    /// Appends a proposal of this many payload bytes; the driver keeps the payload under the
+    /// position returned, and learns the outcome by [`Event::ProposalsDecided`].
+    ///
+    /// # Errors
+    /// [`ProposeError`]; then nothing has happened.
+    pub fn propose(&mut self, now: Time, bytes: u32) -> Result<LogPosition, ProposeError> {
+        self.advance_clock(now);
+        if self.is_halted() {
+            return Err(ProposeError::Halted);
+        }
+        let limit_bytes = self.config.max_uncommitted_bytes;
+        let RoleState::Leader(leader) = &mut self.role else {
+            return Err(ProposeError::NotLeader {
+                leader: self.leader,
+            });
+        };
+        if bytes > self.config.max_entry_bytes {
+            return Err(ProposeError::TooLarge {
+                bytes,
+                limit_bytes: self.config.max_entry_bytes,
+            });
+        }
+        if let Some(transfer) = &self.transfer {
+            return Err(ProposeError::Transferring { to: transfer.to });
+        }
+        if self.disk != Disk::Working {
+            return Err(ProposeError::DiskUnavailable);
+        }
+        let uncommitted_bytes = leader.uncommitted_bytes;
+        if uncommitted_bytes + u64::from(bytes) > limit_bytes {
+            return Err(ProposeError::Overloaded {
+                uncommitted_bytes,
+                limit_bytes,
+            });
+        }
+        leader.uncommitted_bytes += u64::from(bytes);
+        let index = self.append_local(bytes, None);
+        let term = self.term();
+        self.proposals.add(index, term, &mut self.events);
+        Ok(LogPosition { index, term })
+    }
+
+    /// The election is won (§5.2).
+    pub(crate) fn become_leader(&mut self) {
+        let next = self.log.last_index().next();
+        let me = self.config.id;
+        let members = self.members.current().members.keys();
+        let peers = members
+            .filter(|id| **id != me)
+            .map(|id| (*id, Progress::new(next, self.now)))
+            .collect();
+        let uncommitted = IndexRange::new(self.commit_index.next(), self.log.last_index());
+        let uncommitted_bytes = uncommitted.map_or(0, |range| self.log.bytes_in(range));
+        self.set_role(RoleState::Leader(Box::new(Leader {
+            first_index: next,
+            peers,
+            cursor: me,
+            round: 0,
+            uncommitted_bytes,
+        })));
+        self.timers.stop(Timer::Election);
+        self.verified = self.log.last_index();
+        self.set_leader(Some(me));
+        // The probes that carry this entry announce the new leader; the next heartbeats follow
+        // an interval later.
+        self.append_generated(EntryKind::Noop, Bytes::new());
+        self.set_heartbeat_timer();
+    }
+
+    /// Appends an entry that the core makes itself.
+    fn append_generated(&mut self, kind: EntryKind, payload: Bytes) -> LogIndex {
+        let entry = Entry {
+            index: self.log.last_index().next(),
+            term: self.term(),
+            kind,
+            payload,
+        };
+        // A generated payload is at most a codec head long, so its length fits.
+        self.append_local(entry.payload.len() as u32, Some(entry))
+    }
+
+    fn append_local(&mut self, bytes: u32, generated: Option<Entry>) -> LogIndex {
+        let index = self.log.append(self.term(), bytes);
+        let range = IndexRange {
+            first: index,
+            last: index,
+        };
+        self.persists
+            .append(Source::Local, range, generated, self.epoch);
+        index
+    }
+
+    /// A membership entered the log: it is in force at once (§6).
+    pub(crate) fn append_membership(&mut self, index: LogIndex, membership: Membership) {
+        self.members.append(index, membership);
+        let stage = MembershipStage::Appended;
+        self.events
+            .push_back(Event::MembershipChanged { index, stage });
+    }
+
+    pub(crate) fn handle_append_response(&mut self, from: NodeId, response: &AppendResponse) {
+        let Some(progress) = self.touch(from) else {
+            return;
+        };
+        match &response.outcome {
+            AppendOutcome::Accepted => {
+                if progress.accept(response.sequence) {
+                    self.peer_has_advanced(from);
+                }
+            }
+            AppendOutcome::Rejected { .. } if response.sequence == UNSOLICITED => {
+                progress.probe_on_request();
+            }
+            AppendOutcome::Rejected {
+                conflict_term,
+                conflict_index,
+                last_index,
+            } => match progress.refuse(response.sequence, *last_index) {
+                Refusal::Stale => {}
+                Refusal::Mismatch { previous } => {
+                    let next = self.backtrack(previous, *conflict_term, *conflict_index);
+                    if let Some(progress) = self.progress(from) {
+                        progress.probe_from(next);
+                    }
+                }
+                Refusal::LostEntries => {
+                    progress.discount();
+                    progress.forget_match(last_index.next());
+                    self.report_violation(from, Violation::LostEntries);
+                }
+            },
+            // Answers of the current term are never stale ones.
+            AppendOutcome::StaleTerm => {}
+        }
+    }
+
+    /// Where to look next for the last common entry: fast backtracking, the leader's side (end
+    /// of §5.3, Students' Guide). Always before `previous`.
+    fn backtrack(
+        &self,
+        previous: LogIndex,
+        conflict_term: Option<raft_proto::Term>,
+        conflict_index: LogIndex,
+    ) -> LogIndex {
+        let before = previous.previous();
+        let next = match conflict_term {
+            // The follower's log is shorter: try its end.
+            None => conflict_index,
+            Some(term) => match self.log.last_of_term(term, before) {
+                // The leader has that term too: both have its entries up to some point, at most
+                // the leader's last one.
+                Some(last) => last.next(),
+                // It does not: skip all of the follower's entries of that term.
+                None => conflict_index,
+            },
+        };
+        next.min(previous)
+    }
+
+    pub(crate) fn handle_heartbeat_response(
+        &mut self,
+        from: NodeId,
+        uncounted: bool,
+        response: &HeartbeatResponse,
+    ) {
+        let Some(progress) = self.touch(from) else {
+            return;
+        };
+        if !uncounted && response.round > progress.acked_round {
+            progress.acked_round = response.round;
+            self.confirm_reads();
+        }
+    }
+
+    /// A peer's durable prefix grew.
+    fn peer_has_advanced(&mut self, peer: NodeId) {
+        self.commit_by_counting();
+        self.transfer_target_advanced(peer);
+    }
+
+    /// Commits what a majority holds durably, if it is of the current term (§5.4.2, Figure 8);
+    /// everything before it is committed with it. The leader itself counts as one of them only
+    /// for what its own disk has confirmed (thesis §10.2.1).
+    pub(crate) fn commit_by_counting(&mut self) {
+        let RoleState::Leader(leader) = &self.role else {
+            return;
+        };
+        let durable = self.persists.durable_index();
+        let me = self.config.id;
+        let held = self.members.quorum().reached(|id| {
+            if id == me {
+                return durable.0;
+            }
+            leader.peers.get(&id).map_or(0, |p| p.counted_match().0)
+        });
+        let held = LogIndex(held).min(self.log.last_index());
+        if held >= leader.first_index && held > self.commit_index {
+            self.advance_commit(held);
+        }
+    }
+
+    /// Everything up to `index` is committed.
+    pub(crate) fn advance_commit(&mut self, index: LogIndex) {
+        let Some(newly) = IndexRange::new(self.commit_index.next(), index) else {
+            return;
+        };
+        assert!(
+            index <= self.log.last_index(),
+            "only entries in the log are committed"
+        );
+        self.commit_index = index;
+        self.proposals.decide(index, &self.log, &mut self.events);
+        for index in self.members.indexes_between(newly.first.previous(), index) {
+            let stage = MembershipStage::Committed;
+            self.events
+                .push_back(Event::MembershipChanged { index, stage });
+        }
+        let bytes = self.log.bytes_in(newly);
+        if let RoleState::Leader(leader) = &mut self.role {
+            leader.uncommitted_bytes = leader.uncommitted_bytes.saturating_sub(bytes);
+            self.start_read_round();
+        }
+    }
+
+    /// Heartbeats are due: also the time to see whether a quorum is still there.
+    pub(crate) fn heartbeat_timed_out(&mut self) {
+        if !self.has_quorum_contact() {
+            self.step_down();
+            return;
+        }
+        self.broadcast_heartbeats();
+        self.advance_transfer();
+        self.hand_over_if_disk_is_behind();
+    }
+
+    /// CheckQuorum: whether a majority was heard of within the longest election timeout. A
+    /// leader cut off from its quorum would mislead clients and, for those who still hear it,
+    /// hold off the election that the others need.
+    fn has_quorum_contact(&self) -> bool {
+        let RoleState::Leader(leader) = &self.role else {
+            return false;
+        };
+        let now = self.now;
+        let me = self.config.id;
+        let heard = self.members.quorum().reached(|id| {
+            if id == me {
+                return now.0;
+            }
+            let counted = leader.peers.get(&id);
+            counted
+                .filter(|p| p.counting == Counting::Counted)
+                .map_or(0, |p| p.contact.0)
+        });
+        now < Time(heard).plus_ms(self.config.election_timeout_ms_max)
+    }
+
+    /// Sends heartbeats to every peer as a new confirmation round.
+    pub(crate) fn broadcast_heartbeats(&mut self) {
+        let term = self.term();
+        let commit_index = self.commit_index;
+        let RoleState::Leader(leader) = &mut self.role else {
+            return;
+        };
+        leader.round += 1;
+        let round = leader.round;
+        let heartbeats: Vec<_> = leader
+            .peers
+            .iter()
+            .map(|(id, progress)| {
+                // It may overtake entries on their way, so it must not commit what the peer is
+                // not known to hold.
+                let commit_index = commit_index.min(progress.match_index());
+                let heartbeat = Heartbeat {
+                    term,
+                    round,
+                    commit_index,
+                };
+                (*id, heartbeat)
+            })
+            .collect();
+        for (to, heartbeat) in heartbeats {
+            self.send(to, heartbeat.into());
+        }
+        self.set_heartbeat_timer();
+    }
+
+    fn set_heartbeat_timer(&mut self) {
+        let interval_ms = self.config.heartbeat_interval_ms;
+        self.timers
+            .set(Timer::Heartbeat, self.now.plus_ms(interval_ms));
+    }
+
+    /// Takes a peer's answer as a sign of life; returns its progress, if this node leads.
+    fn touch(&mut self, from: NodeId) -> Option<&mut Progress> {
+        let now = self.now;
+        let probe_retry_ms = self.config.heartbeat_interval_ms;
+        let append_retry_ms = self.config.election_timeout_ms_min;
+        let progress = self.progress(from)?;
+        progress.touch(now, probe_retry_ms, append_retry_ms);
+        Some(progress)
+    }
+
+    /// What this node, as leader, knows of a peer.
+    pub(crate) fn progress(&mut self, id: NodeId) -> Option<&mut Progress> {
+        match &mut self.role {
+            RoleState::Leader(leader) => leader.peers.get_mut(&id),
+            RoleState::Follower | RoleState::PreCandidate(_) | RoleState::Candidate(_) => None,
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The memberships in the log: each is in force from the entry that carries it on, and no longer
+//! once that entry is truncated (§6).
+
+use raft_proto::{LogIndex, Membership};
+
+use crate::quorum::JointConfig;
+
+/// All memberships that may still be rolled back to, in log order; the last one is in force.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MembershipLog {
+    entries: Vec<(LogIndex, Membership)>,
+    quorum: JointConfig,
+    nobody: Membership,
+}
+
+impl MembershipLog {
+    pub(crate) fn new(entries: Vec<(LogIndex, Membership)>) -> Self {
+        let mut log = Self {
+            entries,
+            ..Self::default()
+        };
+        log.recompute();
+        log
+    }
+
+    /// The membership in force; without members before the first one arrives.
+    pub(crate) fn current(&self) -> &Membership {
+        self.entries.last().map_or(&self.nobody, |(_, m)| m)
+    }
+
+    /// The log index of the membership in force.
+    pub(crate) fn current_index(&self) -> LogIndex {
+        self.entries
+            .last()
+            .map_or(LogIndex::ZERO, |(index, _)| *index)
+    }
+
+    /// The quorum rule of the membership in force.
+    pub(crate) const fn quorum(&self) -> &JointConfig {
+        &self.quorum
+    }
+
+    pub(crate) fn append(&mut self, index: LogIndex, membership: Membership) {
+        assert!(
+            index > self.current_index(),
+            "memberships come in log order"
+        );
+        self.entries.push((index, membership));
+        self.recompute();
+    }
+
+    /// Rolls back to the membership in force before `index`; returns the indexes removed.
+    pub(crate) fn truncate_from(&mut self, index: LogIndex) -> Vec<LogIndex> {
+        let keep = self.entries.partition_point(|(at, _)| *at < index);
+        let removed = self.entries.drain(keep..).map(|(at, _)| at).collect();
+        self.recompute();
+        removed
+    }
+
+    /// Indexes of memberships after `after`, up to and including `until`.
+    pub(crate) fn indexes_between(&self, after: LogIndex, until: LogIndex) -> Vec<LogIndex> {
+        let indexes = self.entries.iter().map(|(index, _)| *index);
+        indexes
+            .filter(|index| *index > after && *index <= until)
+            .collect()
+    }
+
+    fn recompute(&mut self) {
+        self.quorum = JointConfig::of(self.current());
+    }
+}

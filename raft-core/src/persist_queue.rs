@@ -1,0 +1,265 @@
+//! Writes to come and under way, and what of the log and the hard state is durable.
+
+use std::collections::VecDeque;
+
+use raft_proto::{Entry, HardState, LogIndex};
+
+use crate::output::{IndexRange, Persist};
+use crate::time::{Epoch, MessageId, PersistId};
+
+/// Whose entries a persist writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Nobody's yet.
+    Nothing,
+    /// Those of one message.
+    Message(MessageId),
+    /// Proposals and entries that the core made.
+    Local,
+}
+
+#[derive(Clone, Debug)]
+struct Pending {
+    persist: Persist,
+    source: Source,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    id: PersistId,
+    hard_state: HardState,
+    /// The last entry of the log as it is now that is durable once this write is. A truncation
+    /// lowers it: an older write's completion says nothing about entries written after it under
+    /// the same index.
+    covers: LogIndex,
+}
+
+/// All persists from the moment their content exists until they are durable.
+#[derive(Clone, Debug)]
+pub(crate) struct PersistQueue {
+    next_id: PersistId,
+    pending: VecDeque<Pending>,
+    in_flight: VecDeque<InFlight>,
+    hard_state: HardState,
+    durable_hard_state: HardState,
+    durable_index: LogIndex,
+    /// The end of the log on disk after every persist handed out.
+    disk_index: LogIndex,
+    /// The last entry of the log as it is now that was handed out.
+    handed_index: LogIndex,
+}
+
+impl PersistQueue {
+    /// Nothing to write: the recovered state is durable.
+    pub(crate) const fn new(hard_state: HardState, last_index: LogIndex) -> Self {
+        Self {
+            next_id: PersistId(1),
+            pending: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            hard_state,
+            durable_hard_state: hard_state,
+            durable_index: last_index,
+            disk_index: last_index,
+            handed_index: last_index,
+        }
+    }
+
+    pub(crate) const fn hard_state(&self) -> HardState {
+        self.hard_state
+    }
+
+    pub(crate) const fn durable_index(&self) -> LogIndex {
+        self.durable_index
+    }
+
+    pub(crate) const fn durable_hard_state(&self) -> HardState {
+        self.durable_hard_state
+    }
+
+    /// The last entry that was handed to the driver, which thus has its content.
+    pub(crate) const fn handed_index(&self) -> LogIndex {
+        self.handed_index
+    }
+
+    pub(crate) fn set_hard_state(&mut self, hard_state: HardState, epoch: Epoch) {
+        assert!(
+            hard_state.term >= self.hard_state.term,
+            "the term never decreases"
+        );
+        if hard_state == self.hard_state {
+            return;
+        }
+        self.hard_state = hard_state;
+        if self.pending.is_empty() {
+            self.push(epoch);
+        }
+        if let Some(last) = self.pending.back_mut() {
+            last.persist.hard_state = hard_state;
+        }
+    }
+
+    /// Adds entries at the end of the log.
+    pub(crate) fn append(
+        &mut self,
+        source: Source,
+        range: IndexRange,
+        generated: Option<Entry>,
+        epoch: Epoch,
+    ) {
+        let joins = self.pending.back().is_some_and(|last| {
+            last.source == Source::Nothing || (last.source == source && source == Source::Local)
+        });
+        if !joins {
+            self.push(epoch);
+        }
+        let Some(last) = self.pending.back_mut() else {
+            return;
+        };
+        last.source = source;
+        if let Source::Message(id) = source {
+            last.persist.message = Some(id);
+        }
+        last.persist.generated.extend(generated);
+        match &mut last.persist.entries {
+            Some(entries) => {
+                assert_eq!(entries.last.next(), range.first, "a log has no gaps");
+                entries.last = range.last;
+            }
+            none @ None => *none = Some(range),
+        }
+    }
+
+    /// Removes entries from `from` on: from what was not handed out yet, and by a persist from
+    /// what was. Nothing that is under way counts for them any more.
+    pub(crate) fn truncate_from(&mut self, from: LogIndex, epoch: Epoch) {
+        self.durable_index = self.durable_index.min(from.previous());
+        self.handed_index = self.handed_index.min(from.previous());
+        for write in &mut self.in_flight {
+            write.covers = write.covers.min(from.previous());
+        }
+        for pending in &mut self.pending {
+            cut(&mut pending.persist, from);
+        }
+        if self.queued_index() < from {
+            return;
+        }
+        let joins = self
+            .pending
+            .back()
+            .is_some_and(|last| last.source == Source::Nothing);
+        if !joins {
+            self.push(epoch);
+        }
+        if let Some(last) = self.pending.back_mut() {
+            let earlier = last.persist.truncate_from.unwrap_or(from);
+            last.persist.truncate_from = Some(earlier.min(from));
+            last.persist.epoch = epoch;
+        }
+    }
+
+    /// Hands out the next persist.
+    pub(crate) fn poll(&mut self) -> Option<Persist> {
+        let persist = self.pending.pop_front()?.persist;
+        self.disk_index = end_after(self.disk_index, &persist);
+        if let Some(range) = persist.entries {
+            self.handed_index = range.last;
+        }
+        self.in_flight.push_back(InFlight {
+            id: persist.id,
+            hard_state: persist.hard_state,
+            covers: persist.entries.map_or(LogIndex::ZERO, |range| range.last),
+        });
+        Some(persist)
+    }
+
+    /// Takes note that all persists up to `id` are durable.
+    pub(crate) fn complete(&mut self, id: PersistId) {
+        let first_unpolled = self.pending.front().map_or(self.next_id, |p| p.persist.id);
+        assert!(
+            id < first_unpolled,
+            "persist {id} was reported durable before it was handed out"
+        );
+        while let Some(write) = self.in_flight.front().copied() {
+            if write.id > id {
+                break;
+            }
+            self.in_flight.pop_front();
+            self.durable_hard_state = write.hard_state;
+            self.durable_index = self.durable_index.max(write.covers);
+        }
+    }
+
+    /// The persist that must be durable before term and vote are; `None` if they are.
+    pub(crate) fn hard_state_waits_for(&self) -> Option<PersistId> {
+        if self.durable_hard_state == self.hard_state {
+            return None;
+        }
+        let in_flight = self.in_flight.iter().map(|w| (w.id, w.hard_state));
+        let pending = self
+            .pending
+            .iter()
+            .map(|p| (p.persist.id, p.persist.hard_state));
+        let mut writes = in_flight.chain(pending);
+        writes
+            .find(|(_, hard_state)| *hard_state == self.hard_state)
+            .map(|(id, _)| id)
+    }
+
+    /// The persist that must be durable before the log up to `index` is; `None` if it is.
+    pub(crate) fn index_waits_for(&self, index: LogIndex) -> Option<PersistId> {
+        if index <= self.durable_index {
+            return None;
+        }
+        let in_flight = self.in_flight.iter().map(|w| (w.id, w.covers));
+        let pending = self.pending.iter().map(|p| {
+            let last = p.persist.entries.map_or(LogIndex::ZERO, |range| range.last);
+            (p.persist.id, last)
+        });
+        let mut writes = in_flight.chain(pending);
+        writes
+            .find(|(_, covers)| *covers >= index)
+            .map(|(id, _)| id)
+    }
+
+    /// The end of the log after everything queued.
+    fn queued_index(&self) -> LogIndex {
+        let queued = self.pending.iter();
+        queued.fold(self.disk_index, |end, p| end_after(end, &p.persist))
+    }
+
+    fn push(&mut self, epoch: Epoch) {
+        let id = self.next_id;
+        self.next_id = id.next();
+        self.pending.push_back(Pending {
+            persist: Persist {
+                id,
+                hard_state: self.hard_state,
+                truncate_from: None,
+                epoch,
+                entries: None,
+                message: None,
+                generated: Vec::new(),
+            },
+            source: Source::Nothing,
+        });
+    }
+}
+
+fn end_after(end: LogIndex, persist: &Persist) -> LogIndex {
+    let kept = match persist.truncate_from {
+        Some(from) => end.min(from.previous()),
+        None => end,
+    };
+    persist.entries.map_or(kept, |range| range.last)
+}
+
+/// Removes entries from `from` on of a persist that was not handed out.
+fn cut(persist: &mut Persist, from: LogIndex) {
+    if let Some(range) = persist.entries {
+        persist.entries = IndexRange::new(range.first, range.last.min(from.previous()));
+        persist.generated.retain(|entry| entry.index < from);
+    }
+    if persist.entries.is_none() {
+        persist.message = None;
+    }
+}

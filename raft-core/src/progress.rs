@@ -1,0 +1,341 @@
+//! What a leader knows of one peer, and every transition of its replication state.
+
+use std::collections::VecDeque;
+
+use raft_proto::{Boot, LogIndex, LogPosition};
+
+use crate::output::IndexRange;
+use crate::time::Time;
+
+/// Whether a peer's acknowledgements and confirmations count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counting {
+    /// They do.
+    Counted,
+    /// The peer has lost parts of its log or its vote (D6, D10): they do not, while this leader
+    /// leads.
+    Uncounted,
+}
+
+/// How a leader replicates to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replication {
+    /// It looks for the last entry that both have: one append at a time.
+    Probe,
+    /// It sends appends one after the other without waiting, within its window.
+    Replicate,
+}
+
+/// Limits of the window of appends on the way to one peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    pub(crate) messages: usize,
+    pub(crate) bytes: u64,
+}
+
+/// What a probe waits for before the next one is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    /// Nothing: send it.
+    Ready,
+    /// The answer to the one sent then; or, should that be lost, a sign of life later on.
+    Answer { since: Time },
+    /// A sign of life from the peer, or its connection.
+    Contact,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Probe { next: LogIndex, pause: Pause },
+    Replicate { next: LogIndex },
+}
+
+/// An append on the way: what its acknowledgement will mean.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    sequence: u64,
+    previous: LogIndex,
+    last: LogIndex,
+    bytes: u64,
+    at: Time,
+    /// What the peer had acknowledged when this was sent; it must never have less.
+    match_index: LogIndex,
+    delivery: Delivery,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delivery {
+    /// On the way, in the window.
+    Expected,
+    /// Taken for lost; a late acknowledgement still counts, because in its term a leader never
+    /// changes its log.
+    Doubted,
+}
+
+/// What a refused append tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Nothing new: it is late, or answers something taken for lost.
+    Stale,
+    /// The peer's log does not match at this index; look further back.
+    Mismatch { previous: LogIndex },
+    /// The peer lost entries that it had acknowledged.
+    LostEntries,
+}
+
+/// A leader's view of one peer.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress {
+    /// The last entry that the peer is known to hold durably.
+    match_index: LogIndex,
+    state: State,
+    sent: VecDeque<Sent>,
+    last_sequence: u64,
+    /// The latest boot of the peer that connected.
+    boot: Boot,
+    /// When the peer was last heard of in this term.
+    pub(crate) contact: Time,
+    /// The latest confirmation round that the peer answered.
+    pub(crate) acked_round: u64,
+    pub(crate) counting: Counting,
+}
+
+impl Progress {
+    /// A peer that is assumed to have the log up to `next - 1`, and to be alive.
+    pub(crate) const fn new(next: LogIndex, now: Time) -> Self {
+        Self {
+            match_index: LogIndex::ZERO,
+            state: State::Probe {
+                next,
+                pause: Pause::Ready,
+            },
+            sent: VecDeque::new(),
+            last_sequence: 0,
+            boot: Boot {
+                counter: 0,
+                nonce: 0,
+            },
+            contact: now,
+            acked_round: 0,
+            counting: Counting::Counted,
+        }
+    }
+
+    pub(crate) const fn match_index(&self) -> LogIndex {
+        self.match_index
+    }
+
+    /// The match index as far as it counts for commits.
+    pub(crate) const fn counted_match(&self) -> LogIndex {
+        match self.counting {
+            Counting::Counted => self.match_index,
+            Counting::Uncounted => LogIndex::ZERO,
+        }
+    }
+
+    pub(crate) const fn next_index(&self) -> LogIndex {
+        match self.state {
+            State::Probe { next, .. } | State::Replicate { next } => next,
+        }
+    }
+
+    pub(crate) const fn replication(&self) -> Replication {
+        match self.state {
+            State::Probe { .. } => Replication::Probe,
+            State::Replicate { .. } => Replication::Replicate,
+        }
+    }
+
+    /// Appends in the window, and their bytes.
+    pub(crate) fn inflight(&self) -> (usize, u64) {
+        let expected = self
+            .sent
+            .iter()
+            .filter(|s| s.delivery == Delivery::Expected);
+        expected.fold((0, 0), |(count, bytes), s| (count + 1, bytes + s.bytes))
+    }
+
+    /// Whether an append may be sent now, given the end of the log that can be sent.
+    pub(crate) fn is_ready(&self, last: LogIndex, window: Window) -> bool {
+        match self.state {
+            State::Probe { pause, .. } => pause == Pause::Ready,
+            State::Replicate { next } => {
+                let (messages, bytes) = self.inflight();
+                next <= last && messages < window.messages && bytes < window.bytes
+            }
+        }
+    }
+
+    /// An append of these entries after `previous` leaves; returns its sequence.
+    pub(crate) fn send(
+        &mut self,
+        previous: LogPosition,
+        entries: Option<IndexRange>,
+        bytes: u64,
+        window: Window,
+        now: Time,
+    ) -> u64 {
+        assert_eq!(
+            previous.index.next(),
+            self.next_index(),
+            "appends leave no gap"
+        );
+        let last = entries.map_or(previous.index, |range| range.last);
+        self.last_sequence += 1;
+        if self.sent.len() >= window.messages {
+            // A full window sends nothing, so the oldest one is doubted: it makes room.
+            self.sent.pop_front();
+        }
+        self.sent.push_back(Sent {
+            sequence: self.last_sequence,
+            previous: previous.index,
+            last,
+            bytes,
+            at: now,
+            match_index: self.match_index,
+            delivery: Delivery::Expected,
+        });
+        self.state = match self.state {
+            State::Probe { next, .. } => State::Probe {
+                next,
+                pause: Pause::Answer { since: now },
+            },
+            State::Replicate { .. } => State::Replicate { next: last.next() },
+        };
+        self.last_sequence
+    }
+
+    /// The append of this sequence, and all before its end, is durable at the peer. Returns
+    /// whether the match index grew. What it means comes from the append that was sent.
+    pub(crate) fn accept(&mut self, sequence: u64) -> bool {
+        let Some(sent) = self.take(sequence) else {
+            return false;
+        };
+        let has_grown = sent.last > self.match_index;
+        self.match_index = self.match_index.max(sent.last);
+        let matched = self.match_index;
+        self.sent.retain(|s| s.last > matched);
+        match self.state {
+            State::Probe { next, .. } if matched.next() >= next => {
+                self.state = State::Replicate {
+                    next: matched.next(),
+                };
+            }
+            State::Replicate { next } if matched >= next => {
+                self.state = State::Replicate {
+                    next: matched.next(),
+                };
+            }
+            State::Probe { .. } | State::Replicate { .. } => {}
+        }
+        has_grown
+    }
+
+    /// The append of this sequence does not follow the peer's log, which ends at `last_index`.
+    pub(crate) fn refuse(&mut self, sequence: u64, last_index: LogIndex) -> Refusal {
+        let Some(sent) = self.take(sequence) else {
+            return Refusal::Stale;
+        };
+        if last_index < sent.match_index {
+            return Refusal::LostEntries;
+        }
+        let is_late = sent.previous <= self.match_index;
+        if sent.delivery == Delivery::Doubted || is_late {
+            return Refusal::Stale;
+        }
+        Refusal::Mismatch {
+            previous: sent.previous,
+        }
+    }
+
+    /// Looks for the last common entry from `next - 1` on, but never within what is known to
+    /// match. What is on the way is taken for lost.
+    pub(crate) fn probe_from(&mut self, next: LogIndex) {
+        self.restart(next, Pause::Ready);
+    }
+
+    /// The peer asks for an append, because it cannot tell what it has in common with this
+    /// leader: it has restarted.
+    pub(crate) fn probe_on_request(&mut self) {
+        match self.state {
+            State::Replicate { .. } => self.probe_from(self.match_index.next()),
+            State::Probe { .. } => self.resume(),
+        }
+    }
+
+    /// The peer has lost entries: nothing it acknowledged counts.
+    pub(crate) fn discount(&mut self) {
+        self.counting = Counting::Uncounted;
+    }
+
+    /// Forgets what an uncounted peer is known to hold, and probes from its end.
+    pub(crate) fn forget_match(&mut self, next: LogIndex) {
+        assert_eq!(self.counting, Counting::Uncounted, "counted entries stay");
+        self.match_index = LogIndex::ZERO;
+        self.sent.clear();
+        self.restart(next, Pause::Ready);
+    }
+
+    /// The peer gave a sign of life: what was sent long ago and is not answered is lost.
+    pub(crate) fn touch(&mut self, now: Time, probe_retry_ms: u64, append_retry_ms: u64) {
+        self.contact = now;
+        match self.state {
+            State::Probe { pause, .. } => match pause {
+                Pause::Ready => {}
+                Pause::Contact => self.resume(),
+                Pause::Answer { since } => {
+                    if now >= since.plus_ms(probe_retry_ms) {
+                        self.resume();
+                    }
+                }
+            },
+            State::Replicate { .. } => {
+                let oldest = self.sent.iter().find(|s| s.delivery == Delivery::Expected);
+                if oldest.is_some_and(|s| now >= s.at.plus_ms(append_retry_ms)) {
+                    self.probe_from(self.match_index.next());
+                }
+            }
+        }
+    }
+
+    /// The append of this sequence was never sent: it is sent again after the next sign of life.
+    pub(crate) fn unsent(&mut self, sequence: u64) {
+        if let Some(sent) = self.take(sequence) {
+            self.restart(sent.previous.next().min(self.next_index()), Pause::Contact);
+        }
+    }
+
+    /// The connection is lost, and what was on the way with it.
+    pub(crate) fn disconnect(&mut self) {
+        self.restart(self.match_index.next(), Pause::Contact);
+    }
+
+    /// There is a new connection to this boot of the peer.
+    pub(crate) fn connect(&mut self, boot: Boot) {
+        if boot.counter < self.boot.counter {
+            return;
+        }
+        self.boot = boot;
+        self.restart(self.match_index.next(), Pause::Ready);
+    }
+
+    fn restart(&mut self, next: LogIndex, pause: Pause) {
+        let next = next.max(self.match_index.next());
+        self.state = State::Probe { next, pause };
+        for sent in &mut self.sent {
+            sent.delivery = Delivery::Doubted;
+        }
+    }
+
+    fn resume(&mut self) {
+        self.restart(self.next_index(), Pause::Ready);
+    }
+
+    fn take(&mut self, sequence: u64) -> Option<Sent> {
+        let position = self
+            .sent
+            .binary_search_by_key(&sequence, |s| s.sequence)
+            .ok()?;
+        self.sent.remove(position)
+    }
+}

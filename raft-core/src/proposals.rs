@@ -1,0 +1,115 @@
+//! Proposals of this node whose outcome is not known yet, as ranges.
+
+use std::collections::VecDeque;
+
+use raft_proto::{LogIndex, Term};
+
+use crate::log_view::LogView;
+use crate::output::{Event, IndexRange, ProposalOutcome};
+
+/// Most ranges remembered. A range stays undecided only while its leadership ended without a
+/// commit beyond it, so more than a few need as many lost leaderships in a row.
+const MAX_RANGES: usize = 1_024;
+
+#[derive(Clone, Copy, Debug)]
+struct Proposed {
+    range: IndexRange,
+    term: Term,
+}
+
+/// Undecided proposals, oldest first. They outlive the leadership they were made in, because
+/// only a commit at their index decides them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Proposals {
+    undecided: VecDeque<Proposed>,
+}
+
+impl Proposals {
+    pub(crate) fn add(&mut self, index: LogIndex, term: Term, events: &mut VecDeque<Event>) {
+        if let Some(last) = self.undecided.back_mut()
+            && last.term == term
+            && last.range.last.next() == index
+        {
+            last.range.last = index;
+            return;
+        }
+        if self.undecided.len() == MAX_RANGES
+            && let Some(oldest) = self.undecided.pop_front()
+        {
+            report(events, oldest.range, oldest.term, ProposalOutcome::Unknown);
+        }
+        let range = IndexRange {
+            first: index,
+            last: index,
+        };
+        self.undecided.push_back(Proposed { range, term });
+    }
+
+    /// Decides everything up to the commit index by the terms that are committed there.
+    pub(crate) fn decide(
+        &mut self,
+        commit_index: LogIndex,
+        log: &LogView,
+        events: &mut VecDeque<Event>,
+    ) {
+        if self
+            .undecided
+            .iter()
+            .all(|proposed| proposed.range.first > commit_index)
+        {
+            return;
+        }
+        self.undecided.retain_mut(|proposed| {
+            let until = proposed.range.last.min(commit_index);
+            if let Some(decided) = IndexRange::new(proposed.range.first, until) {
+                decide_range(decided, proposed.term, log, events);
+                proposed.range.first = until.next();
+            }
+            proposed.range.first <= proposed.range.last
+        });
+    }
+
+    /// Gives up on all of them.
+    pub(crate) fn abandon(&mut self, events: &mut VecDeque<Event>) {
+        for proposed in self.undecided.drain(..) {
+            report(
+                events,
+                proposed.range,
+                proposed.term,
+                ProposalOutcome::Unknown,
+            );
+        }
+    }
+}
+
+/// Reports a committed range in pieces of equal outcome.
+fn decide_range(range: IndexRange, term: Term, log: &LogView, events: &mut VecDeque<Event>) {
+    let outcome_at = |index| match log.term_at(index) {
+        Some(found) if found == term => ProposalOutcome::Committed,
+        Some(by) => ProposalOutcome::Superseded { by },
+        None => ProposalOutcome::Unknown,
+    };
+    let mut piece = IndexRange {
+        first: range.first,
+        last: range.first,
+    };
+    let mut outcome = outcome_at(range.first);
+    for index in range.indexes().skip(1) {
+        let next = outcome_at(index);
+        if next != outcome {
+            report(events, piece, term, outcome);
+            piece.first = index;
+            outcome = next;
+        }
+        piece.last = index;
+    }
+    report(events, piece, term, outcome);
+}
+
+fn report(events: &mut VecDeque<Event>, range: IndexRange, term: Term, outcome: ProposalOutcome) {
+    events.push_back(Event::ProposalsDecided {
+        range,
+        term,
+        outcome,
+    });
+}

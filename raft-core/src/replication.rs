@@ -1,0 +1,77 @@
+//! Which append to send next, and to whom (§5.3, thesis §10.2.1).
+
+use raft_proto::{LogPosition, NodeId};
+
+use crate::config::MAX_APPEND_ENTRIES;
+use crate::core::RaftCore;
+use crate::output::AppendOrder;
+use crate::progress::Window;
+use crate::roles::{Leader, RoleState};
+
+impl RaftCore {
+    /// The next append that some peer is ready for, peers in turn. Entries may leave before this
+    /// node's own fsync, but not before the driver was handed their content.
+    pub(crate) fn next_append_order(&mut self) -> Option<AppendOrder> {
+        if self.is_halted() {
+            return None;
+        }
+        let window = Window {
+            messages: self.config.max_inflight_messages,
+            bytes: self.config.max_inflight_bytes,
+        };
+        let handed = self.persists.handed_index();
+        let RoleState::Leader(leader) = &self.role else {
+            return None;
+        };
+        let last = self.log.last_index();
+        let to = next_ready(leader, |id| {
+            let progress = &leader.peers[&id];
+            let next = progress.next_index();
+            // A probe waits for its entries rather than go without them.
+            let is_handed = next <= handed || handed == last;
+            is_handed && progress.is_ready(handed, window)
+        })?;
+        self.order_for(to, window)
+    }
+
+    fn order_for(&mut self, to: NodeId, window: Window) -> Option<AppendOrder> {
+        let term = self.term();
+        let handed = self.persists.handed_index();
+        let (now, commit_index, epoch) = (self.now, self.commit_index, self.epoch);
+        let RoleState::Leader(leader) = &mut self.role else {
+            return None;
+        };
+        leader.cursor = to;
+        let progress = leader.peers.get_mut(&to)?;
+        let next = progress.next_index();
+        let previous = LogPosition {
+            index: next.previous(),
+            term: self.log.term_at(next.previous())?,
+        };
+        let max_bytes = self.config.max_append_bytes;
+        let packed = self.log.pack(next, handed, max_bytes, MAX_APPEND_ENTRIES);
+        let entries = packed.map(|(range, _)| range);
+        let bytes = packed.map_or(0, |(_, bytes)| bytes);
+        let sequence = progress.send(previous, entries, bytes, window, now);
+        Some(AppendOrder {
+            to,
+            term,
+            sequence,
+            previous,
+            commit_index,
+            last: entries.map_or(previous.index, |range| range.last),
+            runs: entries.map_or_else(Vec::new, |range| self.log.runs_in(range)),
+            epoch,
+        })
+    }
+}
+
+/// The first peer after the cursor, in a circle, that is ready.
+fn next_ready(leader: &Leader, is_ready: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+    let mut after = leader.peers.keys().filter(|id| **id > leader.cursor);
+    let mut until = leader.peers.keys().filter(|id| **id <= leader.cursor);
+    after
+        .find(|id| is_ready(**id))
+        .or_else(|| until.find(|id| is_ready(**id)))
+        .copied()
+}

@@ -1,0 +1,78 @@
+//! The state that belongs to a role and ends with it (Figure 2, "volatile state").
+
+use std::collections::BTreeMap;
+
+use raft_proto::{LogIndex, NodeId, Term};
+
+use crate::output::Role;
+use crate::progress::Progress;
+use crate::time::PersistId;
+
+/// The role of a node, with what only that role has.
+#[derive(Clone, Debug)]
+pub(crate) enum RoleState {
+    Follower,
+    PreCandidate(Campaign),
+    Candidate(Campaign),
+    Leader(Box<Leader>),
+}
+
+impl RoleState {
+    pub(crate) const fn role(&self) -> Role {
+        match self {
+            Self::Follower => Role::Follower,
+            Self::PreCandidate(_) => Role::PreCandidate,
+            Self::Candidate(_) => Role::Candidate,
+            Self::Leader(_) => Role::Leader,
+        }
+    }
+}
+
+/// Answers to a (pre-)election, by node. They are counted against the membership in force each
+/// time, so that they need not be counted again when it changes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Campaign {
+    pub(crate) answers: BTreeMap<NodeId, bool>,
+}
+
+/// What only a leader knows.
+#[derive(Clone, Debug)]
+pub(crate) struct Leader {
+    /// Index of the empty entry at the start of its term (§8): from it on, entries may be
+    /// committed by counting (§5.4.2), and once it is committed, reads may be served.
+    pub(crate) first_index: LogIndex,
+    /// Every other member.
+    pub(crate) peers: BTreeMap<NodeId, Progress>,
+    /// The peer after which the next append is looked for, so that none is starved.
+    pub(crate) cursor: NodeId,
+    /// The latest confirmation round; each broadcast of heartbeats is a new one.
+    pub(crate) round: u64,
+    /// Payload bytes from the commit index to the end of the log.
+    pub(crate) uncommitted_bytes: u64,
+}
+
+/// What happens once a persist is durable: nothing that promises durability happens before.
+#[derive(Clone, Debug)]
+pub(crate) struct Withheld {
+    pub(crate) after: PersistId,
+    pub(crate) promise: Promise,
+}
+
+/// A statement that relies on something durable.
+#[derive(Clone, Debug)]
+pub(crate) enum Promise {
+    /// A message of this node's term.
+    Message {
+        to: NodeId,
+        message: raft_proto::Message,
+    },
+    /// The acknowledgement of an append that ends at `last`.
+    Acknowledgement {
+        to: NodeId,
+        term: Term,
+        sequence: u64,
+        last: LogIndex,
+    },
+    /// This node's vote for itself.
+    OwnVote { term: Term },
+}

@@ -1,0 +1,171 @@
+//! Messages: the rules about terms once, then one match (D4).
+
+use raft_proto::{
+    AppendOutcome, AppendResponse, HeartbeatResponse, Message, NodeId, ReadIndexResponse, Term,
+    VoteResponse,
+};
+
+use crate::core::RaftCore;
+use crate::output::{Role, Transmit};
+use crate::roles::{Promise, RoleState, Withheld};
+use crate::time::{MessageId, Time};
+
+impl RaftCore {
+    /// A message arrived. `from` and `uncounted` come from its connection and frame; `id` names
+    /// it for [`crate::Persist::message`]. Messages that are not the core's (hellos, cluster
+    /// formation, bulk transfer) are ignored.
+    pub fn handle_message(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        uncounted: bool,
+        id: MessageId,
+        message: &Message,
+    ) {
+        self.advance_clock(now);
+        let Some(term) = message.term() else {
+            return;
+        };
+        if self.is_halted() || from == self.config.id {
+            return;
+        }
+        if uncounted {
+            self.discount(from);
+        }
+        if self.obey_term(from, term, message) {
+            self.dispatch(from, uncounted, id, message);
+        }
+    }
+
+    /// Applies the rules about terms (§5.1); returns whether the message is of the current term,
+    /// or one that stands above terms, and must be handled.
+    fn obey_term(&mut self, from: NodeId, term: Term, message: &Message) -> bool {
+        // A pre-vote moves nobody's term (thesis §9.6); only a refusal tells a later one.
+        let is_pre_vote = match message {
+            Message::PreVoteResponse(response) => response.granted,
+            other => matches!(other, Message::PreVoteRequest(_)),
+        };
+        if is_pre_vote {
+            return true;
+        }
+        // A node that hears from a leader ignores candidates altogether (thesis §4.2.3).
+        if let Message::VoteRequest(request) = message
+            && term > self.term()
+            && !request.leadership_transfer
+            && self.hears_from_leader()
+        {
+            return false;
+        }
+        if term > self.term() {
+            let leader = is_from_leader(message).then_some(from);
+            self.become_follower(term, leader);
+        } else if term < self.term() {
+            self.answer_stale(from, message);
+            return false;
+        }
+        true
+    }
+
+    fn dispatch(&mut self, from: NodeId, uncounted: bool, id: MessageId, message: &Message) {
+        match message {
+            Message::PreVoteRequest(m) => self.handle_pre_vote_request(from, m),
+            Message::PreVoteResponse(m) => self.handle_pre_vote_response(from, uncounted, m),
+            Message::VoteRequest(m) => self.handle_vote_request(from, m),
+            Message::VoteResponse(m) => self.handle_vote_response(from, uncounted, m),
+            Message::AppendRequest(m) => self.handle_append_request(from, id, m),
+            Message::AppendResponse(m) => self.handle_append_response(from, m),
+            Message::Heartbeat(m) => self.handle_heartbeat(from, m),
+            Message::HeartbeatResponse(m) => self.handle_heartbeat_response(from, uncounted, m),
+            Message::TimeoutNow(_) => self.handle_timeout_now(from),
+            Message::ReadIndexRequest(m) => self.handle_read_index_request(from, m),
+            Message::ReadIndexResponse(m) => self.handle_read_index_response(from, m),
+            Message::Hello(_)
+            | Message::HelloResponse(_)
+            | Message::GatherRequest(_)
+            | Message::GatherResponse(_)
+            | Message::AdoptRequest(_)
+            | Message::AdoptResponse(_)
+            | Message::InstallSnapshotRequest(_)
+            | Message::InstallSnapshotResponse(_)
+            | Message::FetchSnapshotRequest(_)
+            | Message::FetchSnapshotResponse(_)
+            | Message::FetchEntriesRequest(_)
+            | Message::FetchEntriesResponse(_) => {}
+        }
+    }
+
+    /// Tells the sender of a request of an earlier term about the current one, so that it steps
+    /// down, or campaigns high enough: else a node that is ahead could never rejoin.
+    fn answer_stale(&mut self, to: NodeId, message: &Message) {
+        let term = self.term();
+        let answer: Message = if let Message::VoteRequest(_) = message {
+            VoteResponse {
+                term,
+                granted: false,
+            }
+            .into()
+        } else if let Message::AppendRequest(m) = message {
+            AppendResponse {
+                term,
+                sequence: m.sequence,
+                outcome: AppendOutcome::StaleTerm,
+            }
+            .into()
+        } else if let Message::Heartbeat(m) = message {
+            HeartbeatResponse {
+                term,
+                round: m.round,
+            }
+            .into()
+        } else if let Message::ReadIndexRequest(m) = message {
+            ReadIndexResponse {
+                term,
+                id: m.id,
+                read_index: None,
+            }
+            .into()
+        } else {
+            return;
+        };
+        self.send_after_term(to, answer);
+    }
+
+    /// Whether a leader is alive as far as this node can tell (thesis §4.2.3). A leader hears
+    /// from itself; without a quorum it steps down.
+    pub(crate) fn hears_from_leader(&self) -> bool {
+        if matches!(self.role, RoleState::Leader(_)) {
+            return true;
+        }
+        self.leader_contact
+            .is_some_and(|contact| self.now < self.config.lease_end(contact))
+    }
+
+    /// Sends a message that promises nothing durable beyond the term it carries.
+    pub(crate) fn send_after_term(&mut self, to: NodeId, message: Message) {
+        match self.persists.hard_state_waits_for() {
+            None => self.send(to, message),
+            Some(after) => self.withheld.push(Withheld {
+                after,
+                promise: Promise::Message { to, message },
+            }),
+        }
+    }
+
+    /// Sends a message that promises nothing durable.
+    pub(crate) fn send(&mut self, to: NodeId, message: Message) {
+        self.outbox.push_back(Transmit::Message { to, message });
+    }
+
+    /// Whether this node leads.
+    pub(crate) const fn is_leader(&self) -> bool {
+        matches!(self.role(), Role::Leader)
+    }
+}
+
+/// Whether only the leader of its term sends such a message.
+const fn is_from_leader(message: &Message) -> bool {
+    matches!(
+        message,
+        Message::AppendRequest(_) | Message::Heartbeat(_) | Message::TimeoutNow(_)
+    )
+}

@@ -1,0 +1,143 @@
+//! Leadership transfer (thesis §3.10), also away from a leader whose disk is stuck (D11).
+
+use raft_proto::{LogIndex, NodeId};
+
+use crate::core::{Disk, RaftCore};
+use crate::error::TransferError;
+use crate::output::{Event, TransferOutcome};
+use crate::progress::{Counting, Progress};
+use crate::roles::RoleState;
+use crate::time::Time;
+use crate::timers::Timer;
+
+/// A transfer under way. It outlives the leadership, to tell who leads next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transfer {
+    pub(crate) to: NodeId,
+}
+
+impl RaftCore {
+    /// Hands leadership to another voter: takes no proposals from now on, waits until the target
+    /// has the whole log, and asks it to campaign. [`Event::TransferEnded`] tells the outcome,
+    /// after the longest election timeout at the latest.
+    ///
+    /// # Errors
+    /// [`TransferError`]; then nothing has happened.
+    pub fn transfer_leadership(&mut self, now: Time, to: NodeId) -> Result<(), TransferError> {
+        self.advance_clock(now);
+        if self.is_halted() {
+            return Err(TransferError::Halted);
+        }
+        let RoleState::Leader(leader) = &self.role else {
+            return Err(TransferError::NotLeader {
+                leader: self.leader,
+            });
+        };
+        if let Some(transfer) = &self.transfer {
+            return Err(TransferError::InProgress(transfer.to));
+        }
+        if to == self.config.id {
+            return Err(TransferError::AlreadyLeader(to));
+        }
+        if !self.members.current().voters.contains(&to) {
+            return Err(TransferError::NotAVoter(to));
+        }
+        let counting = leader.peers.get(&to).map(|p| p.counting);
+        if counting == Some(Counting::Uncounted) {
+            return Err(TransferError::Uncounted(to));
+        }
+        self.start_transfer(to);
+        Ok(())
+    }
+
+    fn start_transfer(&mut self, to: NodeId) {
+        self.transfer = Some(Transfer { to });
+        let patience_ms = self.config.election_timeout_ms_max;
+        self.timers
+            .set(Timer::Transfer, self.now.plus_ms(patience_ms));
+        self.advance_transfer();
+    }
+
+    /// The target holds more of the log.
+    pub(crate) fn transfer_target_advanced(&mut self, peer: NodeId) {
+        if self.transferring_to() == Some(peer) {
+            self.advance_transfer();
+        }
+    }
+
+    /// Asks the target to campaign once it has the whole log; again with each heartbeat, because
+    /// the request may be lost.
+    pub(crate) fn advance_transfer(&mut self) {
+        let Some(to) = self.transferring_to() else {
+            return;
+        };
+        let last = self.log.last_index();
+        let is_ready = self.progress(to).is_some_and(|p| p.match_index() == last);
+        if is_ready {
+            self.send_timeout_now(to);
+        }
+    }
+
+    pub(crate) fn transfer_timed_out(&mut self) {
+        self.end_transfer(TransferOutcome::TimedOut);
+    }
+
+    /// Another leader is known, or none: ends a transfer that this decides, and reads that the
+    /// old leader was to confirm.
+    pub(crate) fn leader_has_changed(&mut self) {
+        self.fail_reads(crate::output::ReadFailure::LeaderLost);
+        match (self.transferring_to(), self.leader) {
+            (Some(to), Some(leader)) if leader == to => {
+                self.end_transfer(TransferOutcome::Transferred);
+            }
+            (Some(_), Some(leader)) => self.end_transfer(TransferOutcome::OtherLeader(leader)),
+            (Some(_) | None, _) => {}
+        }
+    }
+
+    pub(crate) fn end_transfer(&mut self, outcome: TransferOutcome) {
+        if let Some(Transfer { to }) = self.transfer.take() {
+            self.timers.stop(Timer::Transfer);
+            self.events.push_back(Event::TransferEnded { to, outcome });
+        }
+    }
+
+    /// A leader that cannot write holds up nothing, because others commit without it; but it
+    /// must not stay once a quorum without it is ahead of its disk (D11), or its disk is full.
+    pub(crate) fn hand_over_if_disk_is_behind(&mut self) {
+        let RoleState::Leader(leader) = &self.role else {
+            return;
+        };
+        let me = self.config.id;
+        let held = |id: NodeId| leader.peers.get(&id).map_or(0, |p| p.counted_match().0);
+        let elsewhere = self
+            .members
+            .quorum()
+            .reached(|id| if id == me { 0 } else { held(id) });
+        let is_behind = LogIndex(elsewhere) > self.persists.durable_index();
+        let must_go = match self.disk {
+            Disk::Working | Disk::Failed => false,
+            Disk::Stalled => is_behind,
+            Disk::Full => true,
+        };
+        if must_go
+            && self.transfer.is_none()
+            && let Some(to) = self.best_successor()
+        {
+            self.start_transfer(to);
+        }
+    }
+
+    /// The voter with the most of the log that was heard of last.
+    fn best_successor(&self) -> Option<NodeId> {
+        let RoleState::Leader(leader) = &self.role else {
+            return None;
+        };
+        let voters = &self.members.current().voters;
+        let is_fit =
+            |id: &NodeId, p: &Progress| voters.contains(id) && p.counting == Counting::Counted;
+        let fit = leader.peers.iter().filter(|(id, p)| is_fit(id, p));
+        fit.max_by_key(|(_, p)| (p.match_index(), p.contact))
+            .map(|(id, _)| *id)
+    }
+}

@@ -1,0 +1,252 @@
+//! What must hold in every state of a cluster, whatever the network and the disks do.
+
+use std::collections::BTreeMap;
+
+use raft_core::Role;
+use raft_proto::{AppendOutcome, Entry, HardState, LogIndex, Message, NodeId, Term};
+
+use super::{Envelope, Node};
+
+/// History that the invariants need.
+#[derive(Default)]
+pub struct Invariants {
+    /// The leader of each term.
+    leaders: BTreeMap<Term, NodeId>,
+    /// The one chain of committed entries, from index 1.
+    committed: Vec<Entry>,
+    /// Each node's durable hard state when last seen.
+    hard_states: BTreeMap<NodeId, HardState>,
+    /// Each node's commit index when last seen in this boot.
+    commits: BTreeMap<NodeId, LogIndex>,
+    /// Each leader's log when last seen, with its term.
+    leader_logs: BTreeMap<NodeId, (Term, Vec<Entry>)>,
+    /// Votes ever sent, by term and voter.
+    votes: BTreeMap<(Term, NodeId), NodeId>,
+    /// Appends ever sent, by leader, term, receiver and sequence: the last index each covers.
+    appends: BTreeMap<(NodeId, Term, NodeId, u64), LogIndex>,
+}
+
+impl Invariants {
+    pub fn node_restarted(&mut self, id: NodeId) {
+        self.commits.remove(&id);
+        self.leader_logs.remove(&id);
+    }
+
+    /// The entries committed so far.
+    pub fn committed(&self) -> &[Entry] {
+        &self.committed
+    }
+
+    pub fn check(&mut self, nodes: &BTreeMap<NodeId, Node>, sent: &[Envelope]) {
+        self.election_safety(nodes);
+        self.leader_append_only(nodes);
+        self.log_matching(nodes);
+        self.state_machine_safety(nodes);
+        self.committed_on_a_durable_quorum(nodes);
+        self.leader_completeness(nodes);
+        self.nothing_regresses(nodes);
+        for envelope in sent {
+            self.promises_are_durable(nodes, envelope);
+        }
+    }
+
+    /// At most one leader can be elected in a given term (§5.2).
+    fn election_safety(&mut self, nodes: &BTreeMap<NodeId, Node>) {
+        for node in nodes.values().filter(|node| is_leading(node)) {
+            let id = node.core.id();
+            let leader = *self.leaders.entry(node.core.term()).or_insert(id);
+            assert_eq!(leader, id, "two leaders in term {}", node.core.term());
+            let own = node.disk.hard_state;
+            assert!(
+                own.term >= node.core.term(),
+                "{id} leads before its vote is durable"
+            );
+        }
+    }
+
+    /// A leader never overwrites or deletes entries in its log (§5.3).
+    fn leader_append_only(&mut self, nodes: &BTreeMap<NodeId, Node>) {
+        for node in nodes.values().filter(|node| is_leading(node)) {
+            let (id, term) = (node.core.id(), node.core.term());
+            if let Some((seen_term, seen)) = self.leader_logs.get(&id)
+                && *seen_term == term
+            {
+                assert!(node.log.starts_with(seen), "leader {id} changed its log");
+            }
+            self.leader_logs.insert(id, (term, node.log.clone()));
+        }
+    }
+
+    /// If two logs contain an entry with the same index and term, then the logs are identical in
+    /// all entries up through the given index (§5.3). The core's view agrees with the content.
+    fn log_matching(&self, nodes: &BTreeMap<NodeId, Node>) {
+        for node in nodes.values().filter(|node| node.is_up) {
+            let core = &node.core;
+            assert_eq!(core.last_position().index.0, node.log.len() as u64);
+            for entry in &node.log {
+                assert_eq!(core.term_at(entry.index), Some(entry.term));
+            }
+        }
+        let logs: Vec<&[Entry]> = nodes.values().flat_map(logs_of).collect();
+        for (at, one) in logs.iter().enumerate() {
+            for other in &logs[at + 1..] {
+                let common = (0..one.len().min(other.len()))
+                    .rev()
+                    .find(|i| one[*i].term == other[*i].term);
+                if let Some(last) = common {
+                    assert_eq!(
+                        one[..=last],
+                        other[..=last],
+                        "logs differ before a common entry"
+                    );
+                }
+            }
+        }
+    }
+
+    /// No two nodes apply different entries at an index (§5.4.3).
+    fn state_machine_safety(&mut self, nodes: &BTreeMap<NodeId, Node>) {
+        for node in nodes.values() {
+            for (entry, committed) in node.applied.iter().zip(&self.committed) {
+                assert_eq!(entry, committed, "two entries committed at one index");
+            }
+            if node.applied.len() > self.committed.len() {
+                self.committed = node.applied.clone();
+            }
+            assert!(
+                node.applied.len() <= node.disk.entries.len(),
+                "applied but not durable"
+            );
+        }
+    }
+
+    /// What any node takes for committed is durable on a majority, or was once and lives on in
+    /// every log that can win (leader completeness checks the latter).
+    fn committed_on_a_durable_quorum(&mut self, nodes: &BTreeMap<NodeId, Node>) {
+        for node in nodes.values().filter(|node| node.is_up) {
+            let commit_index = node.core.commit_index().0 as usize;
+            if commit_index <= self.committed.len() {
+                let known = &self.committed[..commit_index];
+                assert_eq!(&node.log[..commit_index], known, "committed entries differ");
+                continue;
+            }
+            let voters = &node.core.membership().voters;
+            let prefix = &node.log[..commit_index];
+            let holds = |id: &&NodeId| nodes[*id].disk.entries.starts_with(prefix);
+            let holders = voters.iter().filter(holds).count();
+            assert!(
+                holders * 2 > voters.len(),
+                "{} committed {commit_index} held by {holders} of {}",
+                node.core.id(),
+                voters.len()
+            );
+            self.committed = prefix.to_vec();
+        }
+    }
+
+    /// If a log entry is committed in a given term, then that entry will be present in the logs
+    /// of the leaders for all higher-numbered terms (§5.4).
+    fn leader_completeness(&self, nodes: &BTreeMap<NodeId, Node>) {
+        let Some(last) = self.committed.last() else {
+            return;
+        };
+        for node in nodes.values().filter(|node| is_leading(node)) {
+            if node.core.term() > last.term {
+                let id = node.core.id();
+                assert!(
+                    node.log.starts_with(&self.committed),
+                    "leader {id} lacks commits"
+                );
+            }
+        }
+    }
+
+    /// Durable term and vote never go back, nor does the commit index within a boot.
+    fn nothing_regresses(&mut self, nodes: &BTreeMap<NodeId, Node>) {
+        for (id, node) in nodes {
+            let now = node.disk.hard_state;
+            if let Some(seen) = self.hard_states.insert(*id, now) {
+                assert!(now.term >= seen.term, "{id}'s term went back");
+                if now.term == seen.term && seen.vote.is_some() {
+                    assert_eq!(now.vote, seen.vote, "{id} changed its vote");
+                }
+            }
+            if node.is_up {
+                let commit_index = node.core.commit_index();
+                let seen = self.commits.insert(*id, commit_index);
+                assert!(
+                    seen.is_none_or(|seen| commit_index >= seen),
+                    "{id}'s commit went back"
+                );
+            }
+        }
+    }
+
+    /// No vote, vote request or acknowledgement leaves before what it says is durable.
+    fn promises_are_durable(&mut self, nodes: &BTreeMap<NodeId, Node>, envelope: &Envelope) {
+        let from = &nodes[&envelope.from];
+        let disk = &from.disk;
+        match &envelope.message {
+            Message::VoteResponse(response) if response.granted => {
+                let vote = HardState {
+                    term: response.term,
+                    vote: Some(envelope.to),
+                };
+                assert_eq!(disk.hard_state, vote, "a vote left before it was durable");
+                let voted = self.votes.entry((response.term, envelope.from));
+                assert_eq!(
+                    *voted.or_insert(envelope.to),
+                    envelope.to,
+                    "two votes in a term"
+                );
+            }
+            Message::VoteRequest(request) => {
+                let vote = HardState {
+                    term: request.term,
+                    vote: Some(envelope.from),
+                };
+                assert_eq!(
+                    disk.hard_state, vote,
+                    "a candidate asked before its own vote"
+                );
+            }
+            Message::AppendRequest(request) => {
+                let last = request.previous.index.plus(request.entries.len() as u64);
+                let key = (envelope.from, request.term, envelope.to, request.sequence);
+                let seen = self.appends.insert(key, last);
+                assert_eq!(seen, None, "a sequence was used twice");
+            }
+            Message::AppendResponse(response) if response.outcome == AppendOutcome::Accepted => {
+                let key = (envelope.to, response.term, envelope.from, response.sequence);
+                let last = self.appends[&key];
+                assert!(
+                    disk.entries.len() as u64 >= last.0,
+                    "an append was acknowledged early"
+                );
+                assert!(
+                    disk.hard_state.term >= response.term,
+                    "a term was acknowledged early"
+                );
+                let leader = &nodes[&envelope.to];
+                if is_leading(leader) && leader.core.term() == response.term {
+                    let length = last.0 as usize;
+                    assert_eq!(
+                        disk.entries[..length],
+                        leader.log[..length],
+                        "a false promise"
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn is_leading(node: &Node) -> bool {
+    node.is_up && node.core.role() == Role::Leader
+}
+
+fn logs_of(node: &Node) -> impl Iterator<Item = &[Entry]> {
+    let memory = node.is_up.then_some(&node.log[..]);
+    memory.into_iter().chain([&node.disk.entries[..]])
+}
