@@ -1,7 +1,8 @@
-//! Chores of the workspace: `cargo xtask ci | test | tidy`.
+//! Chores of the workspace: `cargo xtask ci | test | demo | tidy`.
 #![forbid(unsafe_code)]
 
 mod ci;
+mod demo;
 mod steps;
 mod tidy;
 mod workspace;
@@ -28,6 +29,8 @@ enum Chore {
         #[arg(long)]
         release: bool,
     },
+    /// Three processes take real data, lose their leader by SIGKILL, and lose nothing
+    Demo(demo::Options),
     /// Sizes of files and functions, headers, format pages in step with code, links, leftovers
     Tidy,
 }
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
         Chore::Ci => ci::run(),
         Chore::Test { release } => ci::test(release),
+        Chore::Demo(options) => demo::run(&options),
         Chore::Tidy => tidy::run(),
     };
     match outcome {

@@ -1,0 +1,165 @@
+//! The server processes of the demonstration.
+
+use std::fs::{self, File};
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::process::Process;
+use super::tool::Tool;
+
+/// How long a server may take to stop.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// How much of a server's log is shown when it fails.
+const SHOWN_LOG_LINES: usize = 20;
+
+/// Servers 1 to n; those that run are killed when dropped.
+pub(super) struct Cluster {
+    nodes: Vec<Node>,
+}
+
+struct Node {
+    id: u64,
+    endpoint: String,
+    /// The command that starts it, and starts it again.
+    command: Command,
+    log: PathBuf,
+    /// `None` while it is meant to be dead.
+    process: Option<Process>,
+}
+
+/// Ports on loopback that nobody uses, chosen by the operating system.
+pub(super) fn free_ports(count: u64) -> Result<Vec<u16>, String> {
+    // All are held until the last is found, so that they differ.
+    let bind = |_| UdpSocket::bind("127.0.0.1:0");
+    let sockets: Result<Vec<_>, _> = (0..count).map(bind).collect();
+    let ports = sockets.and_then(|sockets| {
+        let port = |socket: &UdpSocket| Ok(socket.local_addr()?.port());
+        sockets.iter().map(port).collect()
+    });
+    ports.map_err(|error| format!("no free port on loopback: {error}"))
+}
+
+/// Where a node keeps its data.
+pub(super) fn data_directory(directory: &Path, id: u64) -> PathBuf {
+    directory.join(format!("n{id}"))
+}
+
+impl Cluster {
+    pub(super) fn start(tool: &Tool, directory: &Path, ports: &[u16]) -> Result<Self, String> {
+        let peers: Vec<String> = (1u64..)
+            .zip(ports)
+            .map(|(id, port)| format!("{id}=127.0.0.1:{port}"))
+            .collect();
+        let mut nodes = Vec::with_capacity(ports.len());
+        for (id, port) in (1u64..).zip(ports) {
+            let mut command = tool.bare();
+            command.args(["server", "--id", &id.to_string()]);
+            command.args(["--listen", &format!("127.0.0.1:{port}")]);
+            for peer in &peers {
+                command.args(["--peer", peer]);
+            }
+            command.arg("--data-dir").arg(data_directory(directory, id));
+            command.arg("--tls-dir").arg(tool.tls_directory());
+            let log = directory.join(format!("n{id}.log"));
+            let mut node = Node {
+                id,
+                endpoint: format!("127.0.0.1:{port}"),
+                command,
+                log,
+                process: None,
+            };
+            node.start()?;
+            nodes.push(node);
+        }
+        Ok(Self { nodes })
+    }
+
+    /// The endpoints of the nodes that run.
+    pub(super) fn endpoints(&self) -> Vec<String> {
+        let running = self.nodes.iter().filter(|node| node.process.is_some());
+        running.map(|node| node.endpoint.clone()).collect()
+    }
+
+    /// # Errors
+    /// A node that should run does not.
+    pub(super) fn must_be_alive(&mut self) -> Result<(), String> {
+        for node in &mut self.nodes {
+            let ended = node
+                .process
+                .as_mut()
+                .map(Process::ended)
+                .transpose()?
+                .flatten();
+            if let Some(status) = ended {
+                return Err(format!(
+                    "n{} ended with {status}; its log ends:\n{}",
+                    node.id,
+                    node.log_end()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a node by SIGKILL.
+    pub(super) fn kill(&mut self, id: u64) -> Result<(), String> {
+        match self.node(id)?.process.take() {
+            Some(mut process) => process.kill(),
+            None => Err(format!("n{id} is dead already")),
+        }
+    }
+
+    /// Starts a dead node with the command it was started with first.
+    pub(super) fn restart(&mut self, id: u64) -> Result<(), String> {
+        self.node(id)?.start()
+    }
+
+    /// Stops every node by SIGTERM.
+    pub(super) fn stop(&mut self) -> Result<(), String> {
+        for node in &mut self.nodes {
+            if let Some(mut process) = node.process.take() {
+                let outcome = process.stop(STOP_PATIENCE);
+                outcome.map_err(|reason| format!("{reason}; its log ends:\n{}", node.log_end()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, id: u64) -> Result<&mut Node, String> {
+        let found = self.nodes.iter_mut().find(|node| node.id == id);
+        found.ok_or_else(|| format!("there is no node {id}"))
+    }
+}
+
+impl Node {
+    fn start(&mut self) -> Result<(), String> {
+        let log = File::options().create(true).append(true).open(&self.log);
+        let logs = log.and_then(|log| Ok((log.try_clone()?, log)));
+        let (out, err) = logs.map_err(|error| format!("{}: {error}", self.log.display()))?;
+        self.command.stdin(Stdio::null()).stdout(out).stderr(err);
+        let name = format!("server n{}", self.id);
+        self.process = Some(Process::start(&name, &mut self.command)?);
+        Ok(())
+    }
+
+    fn log_end(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(SHOWN_LOG_LINES)..].join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_ports_differ() {
+        let mut ports = free_ports(5).unwrap();
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), 5);
+    }
+}
