@@ -41,10 +41,8 @@ impl RaftCore {
     /// or one that stands above terms, and must be handled.
     fn obey_term(&mut self, from: NodeId, term: Term, message: &Message) -> bool {
         // A pre-vote moves nobody's term (thesis §9.6); only a refusal tells a later one.
-        let is_pre_vote = match message {
-            Message::PreVoteResponse(response) => response.granted,
-            other => matches!(other, Message::PreVoteRequest(_)),
-        };
+        let is_pre_vote = matches!(message, Message::PreVoteRequest(_))
+            || matches!(message, Message::PreVoteResponse(response) if response.granted);
         if is_pre_vote {
             return true;
         }
@@ -83,6 +81,7 @@ impl RaftCore {
             | Message::HelloResponse(_)
             | Message::GatherRequest(_)
             | Message::GatherResponse(_)
+            | Message::GatherAbandoned(_)
             | Message::AdoptRequest(_)
             | Message::AdoptResponse(_)
             | Message::InstallSnapshotRequest(_)
