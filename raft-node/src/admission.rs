@@ -160,6 +160,16 @@ impl Admission {
         Verdict::Admit { record }
     }
 
+    /// Whether a peer that was admitted earlier is still welcome, by what this node is now. To be
+    /// asked for every connection when the node becomes formed and when its membership changes: a
+    /// node that was wiped while the others formed a cluster is connected already when they learn
+    /// that the cluster names its former life. Close the connection if there is a refusal; the
+    /// peer connects again and is told.
+    #[must_use]
+    pub fn recheck(hello: &Hello, standing: Standing<'_>) -> Option<Refusal> {
+        standing_refusal(hello, standing)
+    }
+
     /// A peer that was admitted as belonging to no cluster has answered that it adopted the first
     /// entry. From now on it must not say again that it belongs to none. Returns the record to
     /// make durable, if it changed.

@@ -212,7 +212,7 @@ impl Formation {
             }
             Stage::Joining if is_member => {
                 let why = crate::admission::explain(refusal, self.local.node, peer);
-                self.notes.insert(peer, why);
+                self.note(peer, why);
             }
             Stage::Gathering { .. } | Stage::Waiting { .. } | Stage::Joining => {
                 let (local, refusal) = (self.local.node, refusal.clone());
@@ -461,6 +461,13 @@ impl Formation {
             | (Stage::Failing { .. } | Stage::Failed, _) => return,
         };
         self.send(peer, message);
+    }
+
+    /// Remembers why a peer keeps this node waiting.
+    pub(super) fn note(&mut self, peer: NodeId, note: String) {
+        if self.notes.len() < MAX_PEERS || self.notes.contains_key(&peer) {
+            self.notes.insert(peer, note);
+        }
     }
 
     pub(super) fn send(&mut self, to: NodeId, message: Message) {

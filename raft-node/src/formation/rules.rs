@@ -102,7 +102,7 @@ impl Formation {
             }
             (Stage::Gathering { .. }, GatherOutcome::StartedToJoin) => {
                 let note = format!("{name} was started with --join; start it without");
-                self.notes.insert(from, note);
+                self.note(from, note);
             }
             (Stage::Gathering { .. }, GatherOutcome::Superseded) => {
                 self.fail(now, FormationError::Superseded { local, peer: from });
@@ -155,7 +155,7 @@ impl Formation {
     pub(super) fn handle_adopt(&mut self, now: Time, from: NodeId, payload: &Bytes) {
         let Ok(first_entry) = FirstEntry::parse(payload.clone()) else {
             let note = format!("{from} sent a first entry that this program cannot read");
-            self.notes.insert(from, note);
+            self.note(from, note);
             return;
         };
         let (local, cluster) = (self.local.node, first_entry.cluster());
@@ -222,7 +222,7 @@ impl Formation {
             }
             (Stage::Joining, _) => {
                 let note = format!("{peer} waits to form a cluster of {there}");
-                self.notes.insert(peer, note);
+                self.note(peer, note);
             }
             (Stage::Gathering { .. } | Stage::Waiting { .. }, Start::Join)
             | (Stage::Abandoned { .. } | Stage::Formed { .. }, _)
