@@ -13,6 +13,12 @@ use crate::ids::{Incarnation, NodeId};
 pub const MAX_MEMBERS: usize = 64;
 /// Largest length of a member's address, in bytes.
 pub const MAX_ADDRESS_BYTES: usize = 256;
+/// No valid membership takes more bytes: four counts, and per member two ids at most 9 bytes long
+/// in the roles, one as learner with its promotion, its own id, incarnation and address.
+pub const MAX_MEMBERSHIP_BYTES: usize =
+    4 + MAX_MEMBERS * (9 + 9 + 10 + 9 + 10 + 3 + MAX_ADDRESS_BYTES);
+
+const _: () = assert!(MAX_MEMBERSHIP_BYTES <= codec::MAX_HEAD_BYTES);
 
 /// One member of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,6 +195,27 @@ mod tests {
         let bytes = membership.to_bytes().unwrap();
         assert_eq!(Membership::from_bytes(&bytes).unwrap(), membership);
         assert!(Membership::from_bytes(&bytes[..bytes.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn the_largest_membership_has_the_bytes_that_are_promised() {
+        let ids = || (0..MAX_MEMBERS as u64).map(|n| NodeId(u64::MAX - n));
+        let member = |id: NodeId| Member {
+            incarnation: Some(Incarnation(u64::MAX)),
+            address: format!("{:<MAX_ADDRESS_BYTES$}", id.0),
+        };
+        let mut membership = Membership::of_voters(ids().map(|id| (id, member(id))));
+        membership.outgoing = ids().collect();
+        assert_eq!(membership.validate(), Ok(()));
+        // One voter fewer, so that one id is a learner instead of a voter.
+        let learner = NodeId(u64::MAX);
+        membership.voters.remove(&learner);
+        membership.learners.insert(learner, Promotion::Auto);
+        assert_eq!(membership.validate(), Ok(()));
+        let bytes = membership.to_bytes().unwrap();
+        // The bound also allows every voter to be a learner, which no valid membership has.
+        assert!(bytes.len() <= MAX_MEMBERSHIP_BYTES);
+        assert!(bytes.len() + MAX_MEMBERS * 10 >= MAX_MEMBERSHIP_BYTES);
     }
 
     #[test]
