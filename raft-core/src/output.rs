@@ -193,9 +193,10 @@ pub enum Role {
 pub enum ProposalOutcome {
     /// The proposed entries are committed.
     Committed,
-    /// Another term's entry is committed there: the proposal will never take effect.
+    /// An entry of a later term is committed there or before it: the proposal will never take
+    /// effect, because no later leader's log can have it.
     Superseded {
-        /// The term of the entry that is committed instead.
+        /// The term of the entry that is committed.
         by: Term,
     },
     /// This node stopped, or installed a snapshot over it: the proposal may have been committed,

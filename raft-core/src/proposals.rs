@@ -7,8 +7,8 @@ use raft_proto::{LogIndex, Term};
 use crate::log_view::LogView;
 use crate::output::{Event, IndexRange, ProposalOutcome};
 
-/// Most ranges remembered. A range stays undecided only while its leadership ended without a
-/// commit beyond it, so more than a few need as many lost leaderships in a row.
+/// Most ranges remembered. A commit of a later term decides all earlier ranges, so more than a
+/// few need as many leaderships in a row that commit nothing.
 const MAX_RANGES: usize = 1_024;
 
 #[derive(Clone, Copy, Debug)]
@@ -45,27 +45,32 @@ impl Proposals {
         self.undecided.push_back(Proposed { range, term });
     }
 
-    /// Decides everything up to the commit index by the terms that are committed there.
+    /// Decides everything up to the commit index by the terms that are committed there; and what
+    /// is beyond it if a later term is committed before it: terms never decrease along a log, so
+    /// no log that has that commit, as all leaders' from now on, can have the proposal.
     pub(crate) fn decide(
         &mut self,
         commit_index: LogIndex,
         log: &LogView,
         events: &mut VecDeque<Event>,
     ) {
-        if self
-            .undecided
-            .iter()
-            .all(|proposed| proposed.range.first > commit_index)
-        {
-            return;
-        }
+        let committed_term = log.term_at(commit_index);
         self.undecided.retain_mut(|proposed| {
             let until = proposed.range.last.min(commit_index);
             if let Some(decided) = IndexRange::new(proposed.range.first, until) {
                 decide_range(decided, proposed.term, log, events);
                 proposed.range.first = until.next();
             }
-            proposed.range.first <= proposed.range.last
+            let open = IndexRange::new(proposed.range.first, proposed.range.last);
+            match (open, committed_term) {
+                (Some(open), Some(by)) if by > proposed.term => {
+                    let outcome = ProposalOutcome::Superseded { by };
+                    report(events, open, proposed.term, outcome);
+                    false
+                }
+                (Some(_), _) => true,
+                (None, _) => false,
+            }
         });
     }
 
