@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use quinn::{ConnectionError, VarInt};
 use raft_proto::{CodecError, FrameError, NodeId, Refusal};
+use rustls::AlertDescription;
 use thiserror::Error;
 
 /// Why a transport or a client endpoint could not be set up.
@@ -33,12 +34,14 @@ pub enum NetError {
     #[error("the CA certificates cannot be used to check other certificates: {0}")]
     Authorities(String),
     /// Our own certificate would be refused by everybody.
-    #[error("our own certificate is not valid for {name}: {reason}; issue a new one")]
+    #[error("our own certificate would be refused as {name}'s: {problem} ({detail}); issue a new one")]
     OwnCertificate {
-        /// The name it has to certify.
+        /// Whom it has to certify.
         name: String,
-        /// Why it does not.
-        reason: rustls::Error,
+        /// What is wrong with it.
+        problem: CertificateProblem,
+        /// The verifier's words.
+        detail: String,
     },
     /// A cluster name that cannot be part of a certificate.
     #[error(
@@ -112,7 +115,7 @@ pub enum IdentityError {
 /// What is wrong with a certificate, as the TLS alert puts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum CertificateProblem {
-    /// It is not signed by a trusted authority.
+    /// It is not signed by a trusted authority (or by one that merely has the same name).
     #[error("it is not signed by the cluster's certificate authority")]
     UnknownAuthority,
     /// It has expired or is not valid yet.
@@ -331,12 +334,24 @@ fn alert_of(code: u64) -> Option<u8> {
     (code & !0xff == 0x100).then_some((code & 0xff) as u8)
 }
 
-/// The alerts of RFC 8446 §6.2 that concern certificates.
+/// What is wrong with a certificate that one of rustls's verifiers has refused.
+pub(crate) fn problem_in(error: &rustls::Error) -> CertificateProblem {
+    match error {
+        rustls::Error::InvalidCertificate(reason) => {
+            problem_of(AlertDescription::from(reason.clone()).into())
+        }
+        rustls::Error::NoCertificatesPresented => CertificateProblem::Missing,
+        _ => CertificateProblem::WrongNameOrUse,
+    }
+}
+
+/// The alerts of RFC 8446 §6.2 that concern certificates. An authority of the same name with
+/// another key shows as `decrypt_error` (51): the signature does not verify.
 fn problem_of(alert: u8) -> CertificateProblem {
     match alert {
         42 | 43 | 46 => CertificateProblem::WrongNameOrUse,
         45 => CertificateProblem::Expired,
-        48 => CertificateProblem::UnknownAuthority,
+        48 | 51 => CertificateProblem::UnknownAuthority,
         116 => CertificateProblem::Missing,
         other => CertificateProblem::Alert(other),
     }

@@ -14,7 +14,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use crate::error::NetError;
+use crate::error::{NetError, problem_in};
 
 /// ALPN of control and append traffic between nodes.
 pub const PEER_PROTOCOL: &[u8] = b"raft/1";
@@ -124,7 +124,7 @@ impl TlsIdentity {
         verifier
             .verify_server_cert(leaf, intermediates, &server_name, &[], UnixTime::now())
             .map(drop)
-            .map_err(|reason| own_certificate(name, reason))
+            .map_err(|reason| own_certificate(name, &reason))
     }
 
     /// The same for a client's certificate, whose name the listener checks after the handshake.
@@ -136,14 +136,14 @@ impl TlsIdentity {
         self.client_verifier()?
             .verify_client_cert(leaf, intermediates, UnixTime::now())
             .map(drop)
-            .map_err(|reason| own_certificate("a client", reason))
+            .map_err(|reason| own_certificate("a client", &reason))
     }
 
     fn split_chain(
         &self,
         name: &str,
     ) -> Result<(&CertificateDer<'static>, &[CertificateDer<'static>]), NetError> {
-        let none = || own_certificate(name, rustls::Error::NoCertificatesPresented);
+        let none = || own_certificate(name, &rustls::Error::NoCertificatesPresented);
         self.chain.split_first().ok_or_else(none)
     }
 
@@ -188,10 +188,11 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn own_certificate(name: &str, reason: rustls::Error) -> NetError {
+fn own_certificate(name: &str, reason: &rustls::Error) -> NetError {
     NetError::OwnCertificate {
         name: name.to_owned(),
-        reason,
+        problem: problem_in(reason),
+        detail: reason.to_string(),
     }
 }
 
