@@ -34,7 +34,9 @@ pub enum NetError {
     #[error("the CA certificates cannot be used to check other certificates: {0}")]
     Authorities(String),
     /// Our own certificate would be refused by everybody.
-    #[error("our own certificate would be refused as {name}'s: {problem} ({detail}); issue a new one")]
+    #[error(
+        "our own certificate would be refused as {name}'s: {problem} ({detail}); issue a new one"
+    )]
     OwnCertificate {
         /// Whom it has to certify.
         name: String,
@@ -336,12 +338,12 @@ fn alert_of(code: u64) -> Option<u8> {
 
 /// What is wrong with a certificate that one of rustls's verifiers has refused.
 pub(crate) fn problem_in(error: &rustls::Error) -> CertificateProblem {
-    match error {
-        rustls::Error::InvalidCertificate(reason) => {
-            problem_of(AlertDescription::from(reason.clone()).into())
-        }
-        rustls::Error::NoCertificatesPresented => CertificateProblem::Missing,
-        _ => CertificateProblem::WrongNameOrUse,
+    if let rustls::Error::InvalidCertificate(reason) = error {
+        problem_of(AlertDescription::from(reason.clone()).into())
+    } else if *error == rustls::Error::NoCertificatesPresented {
+        CertificateProblem::Missing
+    } else {
+        CertificateProblem::WrongNameOrUse
     }
 }
 

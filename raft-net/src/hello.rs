@@ -57,9 +57,9 @@ impl Greeting<'_> {
         self.send(&mut send, &hello.into()).await?;
         let stream = connection.accept_uni().await?;
         let mut receive = FrameReader::new(stream, self.max_frame_bytes, PEER_BLOCK_BYTES);
-        let hello = match next_message(&mut receive).await? {
-            Message::Hello(hello) => hello,
-            other => return Err(unexpected("Hello", &other)),
+        let first = next_message(&mut receive).await?;
+        let Message::Hello(hello) = first else {
+            return Err(unexpected("Hello", &first));
         };
         let refusal = self.judge(&hello).await?;
         let answer = HelloResponse {
@@ -72,16 +72,17 @@ impl Greeting<'_> {
             let _ = send.stopped().await;
             return Err(ConnectError::RefusedByUs(refusal));
         }
-        match next_message(&mut receive).await? {
-            Message::HelloResponse(HelloResponse { refusal: None }) => Ok(Greeted {
+        let second = next_message(&mut receive).await?;
+        let Message::HelloResponse(answer) = second else {
+            return Err(unexpected("HelloResponse", &second));
+        };
+        match answer.refusal {
+            Some(refusal) => Err(ConnectError::RefusedByThem(refusal)),
+            None => Ok(Greeted {
                 hello,
                 send,
                 receive,
             }),
-            Message::HelloResponse(HelloResponse {
-                refusal: Some(refusal),
-            }) => Err(ConnectError::RefusedByThem(refusal)),
-            other => Err(unexpected("HelloResponse", &other)),
         }
     }
 

@@ -1,4 +1,9 @@
 //! Garbage in every place where bytes arrive: it ends that connection and touches nothing else.
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test panics when it fails, and picks the events it waits for"
+)]
 
 mod support;
 
@@ -70,7 +75,10 @@ async fn garbage_instead_of_a_frame() {
 #[tokio::test]
 async fn a_length_bomb() {
     let bomb = header(u32::MAX, 14, 0);
-    assert_eq!(admitted_peer_writes(&bomb, false).await, CloseCode::Malformed);
+    assert_eq!(
+        admitted_peer_writes(&bomb, false).await,
+        CloseCode::Malformed
+    );
 }
 
 #[tokio::test]
@@ -79,7 +87,10 @@ async fn a_count_bomb_inside_a_frame() {
     let body = [1, 253, 0, 0, 0, 0, 0, 0, 0, 16];
     let mut bytes = header(body.len() as u32, 32, body.len() as u32).to_vec();
     bytes.extend(body);
-    assert_eq!(admitted_peer_writes(&bytes, false).await, CloseCode::Malformed);
+    assert_eq!(
+        admitted_peer_writes(&bytes, false).await,
+        CloseCode::Malformed
+    );
 }
 
 #[tokio::test]
@@ -101,7 +112,10 @@ async fn an_unknown_message() {
 async fn another_version() {
     let mut bytes = header(0, 14, 0);
     bytes[4] = 77;
-    assert_eq!(admitted_peer_writes(&bytes, false).await, CloseCode::Malformed);
+    assert_eq!(
+        admitted_peer_writes(&bytes, false).await,
+        CloseCode::Malformed
+    );
 }
 
 #[tokio::test]
@@ -125,7 +139,11 @@ async fn a_second_hello() {
 async fn something_else_than_a_hello_comes_first() {
     let authority = Authority::new();
     let (mut one, mut two) = pair(&authority).await;
-    let config = tls(&authority, Some(&authority.node(3)), raft_net::PEER_PROTOCOL);
+    let config = tls(
+        &authority,
+        Some(&authority.node(3)),
+        raft_net::PEER_PROTOCOL,
+    );
     let raw = Raw::connect(config, one.id, one.address).await.unwrap();
     let mut stream = raw.connection.open_uni().await.unwrap();
     stream.write_all(&frame(&heartbeat(1))).await.unwrap();
@@ -145,7 +163,11 @@ async fn garbage_and_truncated_datagrams() {
         socket
     })
     .unwrap();
-    let config = tls(&authority, Some(&authority.node(3)), raft_net::PEER_PROTOCOL);
+    let config = tls(
+        &authority,
+        Some(&authority.node(3)),
+        raft_net::PEER_PROTOCOL,
+    );
     let dialler = endpoint();
     let _connecting = dialler
         .connect_with(config, catcher.local_addr().unwrap(), "n1.test")
@@ -155,7 +177,10 @@ async fn garbage_and_truncated_datagrams() {
     datagram.truncate(length);
 
     for length in (0..datagram.len()).step_by(17) {
-        catcher.send_to(&datagram[..length], one.address).await.unwrap();
+        catcher
+            .send_to(&datagram[..length], one.address)
+            .await
+            .unwrap();
         let mut flipped = datagram.clone();
         flipped[length] ^= 0xff;
         catcher.send_to(&flipped, one.address).await.unwrap();
@@ -169,8 +194,16 @@ async fn garbage_and_truncated_datagrams() {
 async fn garbage_from_a_client() {
     let authority = Authority::new();
     let (mut one, mut two) = pair(&authority).await;
-    for bytes in [&[0xff_u8; 40][..], &header(u32::MAX, 1, 0), &header(4, 0, 4)] {
-        let config = tls(&authority, Some(&authority.client()), raft_net::CLIENT_PROTOCOL);
+    for bytes in [
+        &[0xff_u8; 40][..],
+        &header(u32::MAX, 1, 0),
+        &header(4, 0, 4),
+    ] {
+        let config = tls(
+            &authority,
+            Some(&authority.client()),
+            raft_net::CLIENT_PROTOCOL,
+        );
         let raw = Raw::connect(config, one.id, one.address).await.unwrap();
         let (mut stream, _receive) = raw.connection.open_bi().await.unwrap();
         if bytes.len() == HEADER_BYTES && bytes[5] == 0 {

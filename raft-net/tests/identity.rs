@@ -1,4 +1,9 @@
 //! Who is let in: authorities, expiry, identities, protocols, and what each refusal is called.
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test panics when it fails, and picks the events it waits for"
+)]
 
 mod support;
 
@@ -97,7 +102,10 @@ async fn say(node: &mut Node, authority: &Authority, hello: &Message) -> (Refusa
     let mut stream = raw.connection.open_uni().await.unwrap();
     stream.write_all(&frame(hello)).await.unwrap();
     let mut answers = raw.connection.accept_uni().await.unwrap();
-    assert!(matches!(read_message(&mut answers).await, Message::Hello(_)));
+    assert!(matches!(
+        read_message(&mut answers).await,
+        Message::Hello(_)
+    ));
     let answer = read_message(&mut answers).await;
     let Message::HelloResponse(HelloResponse {
         refusal: Some(refusal),
@@ -171,7 +179,10 @@ async fn the_handler_refuses_an_old_boot_and_the_dialler_learns_why() {
     assert_eq!(told.await, refusal);
     let stats = old.transport.stats();
     let last_error = stats.peers[0].last_error.clone();
-    assert_eq!(last_error, Some(ConnectError::RefusedByThem(refusal.clone())));
+    assert_eq!(
+        last_error,
+        Some(ConnectError::RefusedByThem(refusal.clone()))
+    );
     let recorded = strict.next_rejection().await;
     assert_eq!(recorded, ConnectError::RefusedByUs(refusal));
 }
