@@ -300,6 +300,8 @@ impl DataDir {
             let file = self.vfs.create(&temporary)?;
             file.write_at(0, buffer.as_aligned())?;
             file.sync_data()?;
+            // The size must be durable before the file can get the record's name.
+            self.vfs.sync_dir(&self.path)?;
             self.vfs.rename(&temporary, &path)?;
             self.vfs.sync_dir(&self.path)
         };

@@ -77,6 +77,8 @@ impl ZeroedFiles {
             }
         }
         file.sync_data()?;
+        // The size must be durable before the file can get a segment's name.
+        self.vfs.sync_dir(&self.directory)?;
         Ok(file)
     }
 }

@@ -4,15 +4,15 @@
 //! the last sync and each directory change since the last directory sync, either the old or the new
 //! state, as a callback chooses: with n pending changes there are 2^n disks to recover from.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Access, AlignedBytes, Content, LockGuard, Vfs, VfsFile, Writers};
+mod disk;
 
-/// The unit that a disk writes whole or not at all, in bytes.
-const SECTOR_BYTES: usize = 512;
+use self::disk::{Disk, Inode, NameChange};
+use super::{Access, AlignedBytes, Content, LockGuard, Vfs, VfsFile, Writers};
 
 /// An in-memory file system; clones share it.
 #[derive(Clone, Debug)]
@@ -40,51 +40,6 @@ pub enum PendingChange<'a> {
         /// The name that was changed last.
         path: &'a Path,
     },
-}
-
-#[derive(Debug, Default)]
-struct Disk {
-    inodes: Vec<Inode>,
-    names: BTreeMap<PathBuf, usize>,
-    durable_names: BTreeMap<PathBuf, usize>,
-    pending_names: Vec<NameChange>,
-    locks: BTreeSet<PathBuf>,
-    random: u64,
-    operations: u64,
-    faults: Faults,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Inode {
-    content: Vec<u8>,
-    durable: Vec<u8>,
-    pending: BTreeSet<usize>,
-    /// The size that survives a crash; follows the size at a sync of the directory.
-    durable_size: usize,
-}
-
-#[derive(Clone, Debug)]
-enum NameChange {
-    Link {
-        path: PathBuf,
-        inode: usize,
-    },
-    Unlink {
-        path: PathBuf,
-    },
-    Rename {
-        from: PathBuf,
-        to: PathBuf,
-        inode: usize,
-    },
-}
-
-#[derive(Debug, Default)]
-struct Faults {
-    stop_after: Option<u64>,
-    fail_syncs_from: Option<u64>,
-    syncs: u64,
-    capacity_bytes: Option<usize>,
 }
 
 impl MemVfs {
@@ -119,8 +74,17 @@ impl MemVfs {
         disk.faults.stop_after = Some(disk.operations + count);
     }
 
+    /// Lifts the injected stop and sync failures: only the process had died, the machine goes on
+    /// with what its page cache holds.
+    pub fn resume(&self) {
+        let mut disk = self.disk();
+        disk.faults.stop_after = None;
+        disk.faults.fail_syncs_from = None;
+    }
+
     /// Fails the `number`-th sync of file data from now on (1 is the next), and every later one.
-    /// The unsynced bytes stay readable and are lost at a crash, as on a real kernel.
+    /// The unsynced bytes stay readable, no later sync writes them, and a crash may lose them: as
+    /// on a real kernel, which marks pages clean when their writing fails.
     pub fn fail_syncs_from(&self, number: u64) {
         let mut disk = self.disk();
         disk.faults.fail_syncs_from = Some(disk.faults.syncs + number);
@@ -136,7 +100,10 @@ impl MemVfs {
     #[must_use]
     pub fn pending_changes(&self) -> usize {
         let disk = self.disk();
-        let sectors = disk.inodes.iter().map(|inode| inode.pending.len());
+        let sectors = disk
+            .inodes
+            .iter()
+            .map(|inode| inode.pending.len() + inode.doubtful.len());
         let sizes = disk.inodes.iter().filter(|inode| inode.has_pending_size());
         sectors.sum::<usize>() + sizes.count() + disk.pending_names.len()
     }
@@ -221,124 +188,6 @@ impl MemVfs {
         // A panic while the lock was held left plain data behind, which stays usable.
         self.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Disk {
-    fn inode_of(&self, path: &Path) -> io::Result<usize> {
-        let inode = self.names.get(path).copied();
-        inode.ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    /// Counts an operation, or fails it because the machine has stopped.
-    fn count(&mut self) -> io::Result<()> {
-        let stopped = self
-            .faults
-            .stop_after
-            .is_some_and(|at| self.operations >= at);
-        self.operations += 1;
-        if stopped {
-            return Err(io::Error::other("the simulated machine has stopped"));
-        }
-        Ok(())
-    }
-
-    fn change_name(&mut self, change: NameChange) {
-        change.apply(&mut self.names);
-        self.pending_names.push(change);
-    }
-}
-
-impl NameChange {
-    fn path(&self) -> &Path {
-        match self {
-            Self::Link { path, .. } | Self::Unlink { path } | Self::Rename { to: path, .. } => path,
-        }
-    }
-
-    fn apply(&self, names: &mut BTreeMap<PathBuf, usize>) {
-        match self {
-            Self::Link { path, inode } => {
-                names.insert(path.clone(), *inode);
-            }
-            Self::Unlink { path } => {
-                names.remove(path);
-            }
-            Self::Rename { from, to, inode } => {
-                if names.get(from) == Some(inode) {
-                    names.remove(from);
-                }
-                names.insert(to.clone(), *inode);
-            }
-        }
-    }
-}
-
-impl Inode {
-    fn has_pending_size(&self) -> bool {
-        self.content.len() != self.durable_size
-    }
-
-    fn write(&mut self, offset: usize, bytes: &[u8]) {
-        let end = offset + bytes.len();
-        if self.content.len() < end {
-            self.content.resize(end, 0);
-        }
-        self.content[offset..end].copy_from_slice(bytes);
-        for sector in offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
-            if sector_of(&self.content, sector) == sector_of(&self.durable, sector) {
-                self.pending.remove(&sector);
-            } else {
-                self.pending.insert(sector);
-            }
-        }
-    }
-
-    fn sync(&mut self) {
-        self.durable.resize(self.content.len(), 0);
-        for sector in std::mem::take(&mut self.pending) {
-            let start = sector * SECTOR_BYTES;
-            let end = (start + SECTOR_BYTES).min(self.content.len());
-            self.durable[start..end].copy_from_slice(&self.content[start..end]);
-        }
-    }
-
-    fn after_crash(
-        &self,
-        path: Option<&Path>,
-        keep: &mut dyn FnMut(PendingChange<'_>) -> bool,
-    ) -> Self {
-        let mut image = self.durable.clone();
-        image.resize(self.content.len(), 0);
-        for &sector in &self.pending {
-            let number = sector as u64;
-            if keep(PendingChange::Sector {
-                path,
-                sector: number,
-            }) {
-                let start = sector * SECTOR_BYTES;
-                let end = (start + SECTOR_BYTES).min(image.len());
-                image[start..end].copy_from_slice(&self.content[start..end]);
-            }
-        }
-        if self.has_pending_size() && !keep(PendingChange::Size { path }) {
-            image.truncate(self.durable_size);
-        }
-        Self {
-            durable_size: image.len(),
-            durable: image.clone(),
-            content: image,
-            pending: BTreeSet::new(),
-        }
-    }
-}
-
-/// A sector padded with zeros beyond the end of the file.
-fn sector_of(bytes: &[u8], sector: usize) -> [u8; SECTOR_BYTES] {
-    let mut content = [0; SECTOR_BYTES];
-    let start = (sector * SECTOR_BYTES).min(bytes.len());
-    let end = (start + SECTOR_BYTES).min(bytes.len());
-    content[..end - start].copy_from_slice(&bytes[start..end]);
-    content
 }
 
 impl Vfs for MemVfs {
@@ -501,11 +350,9 @@ impl VfsFile for MemFile {
         disk.count()?;
         disk.faults.syncs += 1;
         let syncs = disk.faults.syncs;
-        if disk
-            .faults
-            .fail_syncs_from
-            .is_some_and(|from| syncs >= from)
-        {
+        let fails = disk.faults.fail_syncs_from;
+        if fails.is_some_and(|from| syncs >= from) {
+            disk.inodes[self.inode].fail_sync();
             return Err(io::Error::other("injected sync failure"));
         }
         let inode = &mut disk.inodes[self.inode];

@@ -1,0 +1,364 @@
+//! Shared by the tests: a naive model of the log, steps that apply to both, and openers.
+#![allow(dead_code, reason = "each test binary uses its own part of it")]
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use raft_log::vfs::{MemVfs, PendingChange};
+use raft_log::{DataDir, Log, LogError, LogIdentity, LogOptions, LogWrite, OpenError, Recovered};
+use raft_proto::{
+    ClusterId, Entry, EntryKind, GroupId, HardState, LogIndex, LogPosition, Member, Membership,
+    NodeId, Term,
+};
+
+pub(crate) const CLUSTER: ClusterId = ClusterId([7; 16]);
+pub(crate) const NODE: NodeId = NodeId(1);
+pub(crate) const DIRECTORY: &str = "data";
+
+/// The file of a segment of the test log.
+pub(crate) fn segment_path(sequence: u64) -> PathBuf {
+    Path::new(DIRECTORY).join(format!("log-0/{sequence:016x}.wal"))
+}
+
+/// Opens the log of the test node.
+pub(crate) fn open_with(
+    vfs: &MemVfs,
+    options: LogOptions,
+) -> Result<(DataDir, Log, Recovered), OpenError> {
+    let dir = DataDir::open(vfs.shared(), Path::new(DIRECTORY), NODE)?;
+    let identity = LogIdentity {
+        cluster: CLUSTER,
+        node: NODE,
+        incarnation: dir.incarnation(),
+        group: GroupId(0),
+    };
+    let (log, recovered) = Log::open(&dir, identity, options)?;
+    Ok((dir, log, recovered))
+}
+
+pub(crate) fn open(vfs: &MemVfs) -> Result<(DataDir, Log, Recovered), OpenError> {
+    open_with(vfs, LogOptions::small())
+}
+
+/// What a log holds, kept in the simplest way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Model {
+    pub(crate) hard_state: HardState,
+    pub(crate) mark: LogPosition,
+    pub(crate) entries: Vec<Entry>,
+}
+
+impl Model {
+    pub(crate) fn last(&self) -> LogPosition {
+        self.entries.last().map_or(self.mark, Entry::position)
+    }
+
+    fn truncate_from(&mut self, from: LogIndex) {
+        self.entries.retain(|entry| entry.index < from);
+    }
+
+    /// What a log says it holds, read back through its reader.
+    pub(crate) fn of_log(log: &Log, recovered: &Recovered) -> Self {
+        let entries = if recovered.first_index > recovered.last.index {
+            Vec::new()
+        } else {
+            let (first, last) = (recovered.first_index, recovered.last.index);
+            log.reader().read(first, last, u64::MAX).unwrap()
+        };
+        let sizes: Vec<u32> = entries
+            .iter()
+            .map(|entry| entry.payload.len() as u32)
+            .collect();
+        assert_eq!(sizes, recovered.entry_sizes);
+        for entry in &entries {
+            let after = recovered
+                .term_runs
+                .partition_point(|run| run.first <= entry.index);
+            assert_eq!(recovered.term_runs[after - 1].term, entry.term);
+        }
+        let memberships: Vec<_> = entries
+            .iter()
+            .filter(|entry| entry.kind == EntryKind::Membership)
+            .map(|entry| (entry.index, Membership::from_bytes(&entry.payload).unwrap()))
+            .collect();
+        assert_eq!(memberships, recovered.memberships);
+        assert_eq!(log.last(), recovered.last);
+        let model = Self {
+            hard_state: recovered.hard_state,
+            mark: recovered.snapshot.unwrap_or(LogPosition::ZERO),
+            entries,
+        };
+        assert_eq!(model.last(), recovered.last);
+        model
+    }
+
+    /// Whether a crash during the sync that leads from `before` to `self` may leave `found`: all
+    /// of the change, none of it, or (if it takes several batches) entries up to some point.
+    pub(crate) fn may_leave(&self, before: &Self, found: &Self) -> bool {
+        if found == before || found == self {
+            return true;
+        }
+        let prefix = self.entries.starts_with(&found.entries);
+        found.hard_state == self.hard_state && found.mark == self.mark && prefix
+    }
+}
+
+/// One step of a history: staged and synced, unless it says otherwise.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    /// Appends so many entries of so many bytes in the current term.
+    Append { count: u64, bytes: usize },
+    /// Stages such entries without a sync.
+    Stage { count: u64, bytes: usize },
+    /// Appends a membership of so many voters.
+    Members { voters: u64 },
+    /// Raises the term and votes.
+    Vote,
+    /// Removes so many of the last entries and appends one of a higher term.
+    Replace { removed: u64 },
+    /// Removes so many of the last entries.
+    Truncate { removed: u64 },
+    /// Compacts, leaving so many entries.
+    Compact { left: u64 },
+    /// Installs a snapshot so many entries beyond the end.
+    Install { beyond: u64 },
+    /// Vouches for the last batch if there is nothing else to do.
+    Vouch,
+    /// Closes and opens again.
+    Reopen,
+}
+
+/// A log and its model.
+pub(crate) struct Pair {
+    pub(crate) vfs: MemVfs,
+    pub(crate) options: LogOptions,
+    pub(crate) dir: Option<DataDir>,
+    pub(crate) log: Option<Log>,
+    /// What is durable.
+    pub(crate) synced: Model,
+    /// What will be once the step under way is durable.
+    pub(crate) wanted: Model,
+    payloads: u64,
+}
+
+/// A step failed because the simulated machine has stopped.
+#[derive(Debug)]
+pub(crate) struct Stopped;
+
+impl Pair {
+    pub(crate) fn new(vfs: &MemVfs, options: LogOptions) -> Self {
+        Self {
+            vfs: vfs.clone(),
+            options,
+            dir: None,
+            log: None,
+            synced: Model::default(),
+            wanted: Model::default(),
+            payloads: 0,
+        }
+    }
+
+    pub(crate) fn reopen(&mut self) -> Result<(), Stopped> {
+        self.log = None;
+        self.dir = None;
+        self.wanted = self.synced.clone();
+        let (dir, log, recovered) = open_with(&self.vfs, self.options).map_err(|_| Stopped)?;
+        assert_eq!(Model::of_log(&log, &recovered), self.synced);
+        self.dir = Some(dir);
+        self.log = Some(log);
+        Ok(())
+    }
+
+    pub(crate) fn run(&mut self, step: &Step) -> Result<(), Stopped> {
+        let write = match *step {
+            Step::Reopen => return self.reopen(),
+            Step::Vouch => {
+                self.log().vouch_if_idle().map_err(stopped)?;
+                return Ok(());
+            }
+            Step::Compact { left } => {
+                let last = self.wanted.last().index.0;
+                return self.compact(last.saturating_sub(left));
+            }
+            Step::Install { beyond } => {
+                let last = self.wanted.last();
+                let through = LogPosition {
+                    index: last.index.plus(beyond),
+                    term: last.term.next(),
+                };
+                return self.install(through);
+            }
+            Step::Append { count, bytes } | Step::Stage { count, bytes } => LogWrite {
+                entries: self.entries(count, bytes),
+                ..LogWrite::default()
+            },
+            Step::Members { voters } => self.members(voters),
+            Step::Vote => LogWrite {
+                hard_state: Some(HardState {
+                    term: self.wanted.hard_state.term.next(),
+                    vote: Some(NodeId(self.wanted.hard_state.term.0 % 3 + 1)),
+                }),
+                ..LogWrite::default()
+            },
+            Step::Truncate { removed } => self.truncation(removed),
+            Step::Replace { removed } => {
+                let truncate = self.truncation(removed);
+                let mut model = self.wanted.clone();
+                model.truncate_from(truncate.truncate_from.unwrap_or(LogIndex(u64::MAX)));
+                let last = model.last();
+                let entry = self.entry(last.index.next(), last.term.next(), 40);
+                LogWrite {
+                    entries: vec![entry],
+                    ..truncate
+                }
+            }
+        };
+        self.stage(write)?;
+        match step {
+            Step::Stage { .. } => Ok(()),
+            _ => self.sync(),
+        }
+    }
+
+    fn log(&mut self) -> &mut Log {
+        self.log.as_mut().unwrap()
+    }
+
+    fn stage(&mut self, write: LogWrite) -> Result<(), Stopped> {
+        if let Some(hard_state) = write.hard_state {
+            self.wanted.hard_state = hard_state;
+        }
+        if let Some(from) = write.truncate_from {
+            self.wanted.truncate_from(from);
+        }
+        self.wanted.entries.extend(write.entries.iter().cloned());
+        self.log().stage(write).map_err(stopped)
+    }
+
+    fn sync(&mut self) -> Result<(), Stopped> {
+        self.log().sync().map_err(stopped)?;
+        self.synced = self.wanted.clone();
+        Ok(())
+    }
+
+    fn compact(&mut self, through: u64) -> Result<(), Stopped> {
+        let entries = &self.wanted.entries;
+        let Some(entry) = entries.iter().find(|entry| entry.index.0 == through) else {
+            return Ok(());
+        };
+        let through = entry.position();
+        self.wanted.mark = through;
+        self.wanted
+            .entries
+            .retain(|entry| entry.index > through.index);
+        self.log().compact_prefix(through).map_err(stopped)?;
+        self.sync()
+    }
+
+    fn install(&mut self, through: LogPosition) -> Result<(), Stopped> {
+        self.wanted.mark = through;
+        self.wanted.entries.clear();
+        self.log().compact_prefix(through).map_err(stopped)?;
+        self.sync()
+    }
+
+    fn truncation(&self, removed: u64) -> LogWrite {
+        let removed = removed.min(self.wanted.entries.len() as u64);
+        let from = LogIndex(self.wanted.last().index.0 + 1 - removed);
+        LogWrite {
+            truncate_from: (removed > 0).then_some(from),
+            ..LogWrite::default()
+        }
+    }
+
+    fn members(&mut self, voters: u64) -> LogWrite {
+        let member = |id: u64| Member {
+            incarnation: None,
+            address: format!("10.0.0.{id}:7000"),
+        };
+        let membership = Membership::of_voters((1..=voters).map(|id| (NodeId(id), member(id))));
+        let mut entries = self.entries(1, 0);
+        entries[0].kind = EntryKind::Membership;
+        entries[0].payload = membership.to_bytes().unwrap();
+        LogWrite {
+            entries,
+            ..LogWrite::default()
+        }
+    }
+
+    fn entries(&mut self, count: u64, bytes: usize) -> Vec<Entry> {
+        let last = self.wanted.last();
+        let term = last.term.max(Term(1));
+        (1..=count)
+            .map(|number| self.entry(last.index.plus(number), term, bytes))
+            .collect()
+    }
+
+    /// An entry whose payload is unlike every other's; some end in zeros.
+    fn entry(&mut self, index: LogIndex, term: Term, bytes: usize) -> Entry {
+        self.payloads += 1;
+        let mut payload = vec![0; bytes];
+        let number = self.payloads.to_le_bytes();
+        for (to, from) in payload.iter_mut().zip(number.iter().cycle()) {
+            *to = *from;
+        }
+        if self.payloads.is_multiple_of(3) {
+            payload[bytes.min(8)..].fill(0);
+        }
+        Entry {
+            index,
+            term,
+            kind: EntryKind::Command,
+            payload: Bytes::from(payload),
+        }
+    }
+}
+
+fn stopped(error: LogError) -> Stopped {
+    assert!(
+        matches!(error, LogError::File(_) | LogError::Poisoned),
+        "unexpected: {error}"
+    );
+    Stopped
+}
+
+/// A small generator of choices: xorshift64*.
+pub(crate) struct Choices(pub u64);
+
+impl Choices {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+}
+
+/// Disks that a crash of `vfs` may leave: all of them if there are at most 2^`exhaustive`, else
+/// the two extremes and `samples` more.
+pub(crate) fn crashed_disks(
+    vfs: &MemVfs,
+    exhaustive: usize,
+    samples: u64,
+    seed: u64,
+) -> Vec<MemVfs> {
+    let pending = vfs.pending_changes();
+    let by_bits = |bits: u64| {
+        let mut next = 0;
+        vfs.crash(&mut |_| {
+            next += 1;
+            bits >> (next - 1) & 1 == 1
+        })
+    };
+    if pending <= exhaustive {
+        return (0..1 << pending).map(by_bits).collect();
+    }
+    let mut disks = vec![vfs.crash(&mut |_| false), vfs.crash(&mut |_| true)];
+    let mut choices = Choices(seed | 1);
+    for sample in 0..samples {
+        // From almost nothing to almost everything survives.
+        let share = sample * 255 / samples.max(1);
+        disks.push(vfs.crash(&mut |_: PendingChange<'_>| choices.next() >> 56 <= share));
+    }
+    disks
+}
