@@ -9,7 +9,8 @@ use crate::error::ConnectError;
 use crate::listener::ClientConnection;
 
 /// Receives what comes from peers. Called from the transport's tasks: apart from
-/// [`admit`](Self::admit) nothing here may block.
+/// [`admit`](Self::admit) nothing here may block, nor call
+/// [`QuicTransport::set_peers`](crate::QuicTransport::set_peers).
 pub trait PeerHandler: Send + Sync + 'static {
     /// The cluster this node belongs to, for its hello; `None` while it belongs to none.
     fn cluster(&self) -> Option<ClusterId>;

@@ -172,36 +172,42 @@ pub(crate) async fn serve(
     let Some(handler) = shared.clients.clone() else {
         return Err(ConnectError::NoCommonProtocol);
     };
-    let limits = &shared.config.limits;
-    let slot = Slot::take(shared, |shared| &shared.client_connections);
-    if shared.client_connections.load(Ordering::Relaxed) > limits.max_client_connections {
+    let _slot = Slot::take(shared, |shared| &shared.client_connections);
+    let most = shared.config.limits.max_client_connections;
+    if shared.client_connections.load(Ordering::Relaxed) > most {
         return Err(ConnectError::ClosedByUs(CloseCode::Overloaded));
     }
-    let (send, receive) = connection.accept_bi().await?;
-    let client = new_client(shared, connection, name);
-    let max_body = limits.max_request_bytes.saturating_add(ID_BYTES as u32);
-    let mut reader = FrameReader::new(receive, max_body, CLIENT_BLOCK_BYTES);
-    welcome(shared, &client, &mut reader).await?;
-
-    let shutdown = shared.shutdown_signal();
-    let writing = tokio::spawn(write(Arc::clone(shared), client.clone(), send, shutdown));
-    let end = read(&client, &handler, reader).await;
-    client.state.queue.close();
-    client.state.connection.close(
-        end.as_ref()
-            .err()
-            .map_or(CloseCode::Idle, ConnectError::code)
-            .number(),
-        b"",
-    );
-    writing.abort();
-    handler.on_disconnect(client.id());
-    drop(slot);
-    match end {
+    match serve_admitted(shared, &handler, connection, name).await {
         // How clients leave is no news to anybody.
         Ok(()) | Err(ConnectError::ClosedByPeer(_) | ConnectError::TimedOut) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+async fn serve_admitted(
+    shared: &Arc<Shared>,
+    handler: &Arc<dyn ClientHandler>,
+    connection: Connection,
+    name: CertifiedName,
+) -> Result<(), ConnectError> {
+    let (send, receive) = connection.accept_bi().await?;
+    let client = new_client(shared, connection, name);
+    let limit = shared.config.limits.max_request_bytes;
+    let max_body = limit.saturating_add(ID_BYTES as u32);
+    let mut reader = FrameReader::new(receive, max_body, CLIENT_BLOCK_BYTES);
+    welcome(shared, &client, &mut reader).await?;
+
+    let mut writing = tokio::task::JoinSet::new();
+    let shutdown = shared.shutdown_signal();
+    writing.spawn(write(Arc::clone(shared), client.clone(), send, shutdown));
+    let end = read(&client, handler, reader).await;
+    let code = end
+        .as_ref()
+        .err()
+        .map_or(CloseCode::Idle, ConnectError::code);
+    client.close(code);
+    handler.on_disconnect(client.id());
+    end
 }
 
 fn new_client(shared: &Shared, connection: Connection, name: CertifiedName) -> ClientConnection {

@@ -50,6 +50,10 @@ impl Link {
         self.retired.subscribe()
     }
 
+    fn is_retired(&self) -> bool {
+        *self.retired.borrow()
+    }
+
     pub(crate) fn is_dead(&self) -> bool {
         self.is_dead.load(Ordering::Relaxed)
     }
@@ -209,7 +213,11 @@ impl Peer {
     pub(crate) fn remove(&self, link: &Arc<Link>) {
         let mut links = lock(&self.links);
         links.retain(|other| !Arc::ptr_eq(other, link));
-        if links.is_empty() {
+        if links.iter().all(|other| other.is_retired()) {
+            // A retired link sends nothing any more: without its successor it is of no use.
+            links
+                .drain(..)
+                .for_each(|other| other.close(CloseCode::Replaced));
             self.forget_waiting();
             self.target
                 .send_modify(|target| target.is_connected = false);
