@@ -113,10 +113,9 @@ impl RaftCore {
         }
         self.disk = Disk::Failed;
         self.withheld.clear();
-        self.outbox.clear();
+        self.fail_reads(ReadFailure::Halted);
         self.set_leader(None);
         self.set_role(RoleState::Follower);
-        self.fail_reads(ReadFailure::Halted);
         self.outbox.clear();
         self.end_transfer(TransferOutcome::Aborted);
         self.proposals.abandon(&mut self.events);
@@ -135,10 +134,10 @@ impl RaftCore {
         self.hand_over_if_disk_is_behind();
     }
 
-    /// Keeps the promises that waited for persists up to `id`. Of acknowledgements of one term to
-    /// the same leader only the furthest is sent: it covers the others.
+    /// Keeps the promises that waited for persists up to `id`. All acknowledgements are to the
+    /// leader of the current term, so only the furthest is sent: it covers the others.
     fn release(&mut self, id: PersistId) {
-        let mut furthest: Option<(NodeId, LogIndex, AppendResponse)> = None;
+        let mut furthest: Option<(LogIndex, NodeId, AppendResponse)> = None;
         for withheld in std::mem::take(&mut self.withheld) {
             if withheld.after > id {
                 self.withheld.push(withheld);
@@ -153,22 +152,22 @@ impl RaftCore {
                     sequence,
                     last,
                 } => {
-                    let outcome = AppendOutcome::Accepted;
+                    assert_eq!(term, self.term(), "promises end with their term");
                     let response = AppendResponse {
                         term,
                         sequence,
-                        outcome,
+                        outcome: AppendOutcome::Accepted,
                     };
-                    if let Some((leader, covered, earlier)) = furthest.take()
-                        && (leader != to || covered > last)
+                    if furthest
+                        .as_ref()
+                        .is_none_or(|(covered, ..)| *covered <= last)
                     {
-                        self.send(leader, earlier.into());
+                        furthest = Some((last, to, response));
                     }
-                    furthest = Some((to, last, response));
                 }
             }
         }
-        if let Some((leader, _, response)) = furthest {
+        if let Some((_, leader, response)) = furthest {
             self.send(leader, response.into());
         }
     }

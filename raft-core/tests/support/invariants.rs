@@ -24,12 +24,33 @@ pub struct Invariants {
     votes: BTreeMap<(Term, NodeId), NodeId>,
     /// Appends ever sent, by leader, term, receiver and sequence: the last index each covers.
     appends: BTreeMap<(NodeId, Term, NodeId, u64), LogIndex>,
+    /// Up to here a leader that the test made up claims to have committed.
+    claimed: LogIndex,
 }
 
 impl Invariants {
+    /// A message that a test made up counts as sent.
+    pub fn injected(&mut self, envelope: &Envelope) {
+        if let Message::AppendRequest(request) = &envelope.message {
+            let last = request.previous.index.plus(request.entries.len() as u64);
+            let key = (envelope.from, request.term, envelope.to, request.sequence);
+            self.appends.insert(key, last);
+            self.claimed = self.claimed.max(request.commit_index);
+        }
+        if let Message::Heartbeat(heartbeat) = &envelope.message {
+            self.claimed = self.claimed.max(heartbeat.commit_index);
+        }
+    }
+
     pub fn node_restarted(&mut self, id: NodeId) {
         self.commits.remove(&id);
         self.leader_logs.remove(&id);
+    }
+
+    /// A node lost everything, its promises included.
+    pub fn node_wiped(&mut self, id: NodeId) {
+        self.hard_states.remove(&id);
+        self.node_restarted(id);
     }
 
     /// The entries committed so far.
@@ -135,7 +156,7 @@ impl Invariants {
             let holds = |id: &&NodeId| nodes[*id].disk.entries.starts_with(prefix);
             let holders = voters.iter().filter(holds).count();
             assert!(
-                holders * 2 > voters.len(),
+                holders * 2 > voters.len() || commit_index as u64 <= self.claimed.0,
                 "{} committed {commit_index} held by {holders} of {}",
                 node.core.id(),
                 voters.len()

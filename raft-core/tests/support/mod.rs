@@ -10,6 +10,7 @@
 
 pub mod invariants;
 pub mod node;
+pub mod story;
 
 use std::collections::BTreeMap;
 
@@ -96,6 +97,12 @@ impl Cluster {
                 message,
             })
             .collect();
+        for envelope in &sent {
+            let line = story::message(&envelope.message);
+            let node = self.nodes.get_mut(&id).unwrap();
+            let name = story::name(node);
+            node.story.push(format!("{name} → {} {line}", envelope.to));
+        }
         self.network.extend(sent.iter().cloned());
         self.invariants.check(&self.nodes, &sent);
         sent

@@ -10,7 +10,7 @@ use raft_proto::{
     Entry, EntryKind, HardState, LogIndex, LogPosition, Membership, Message, NodeId, Term, TermRun,
 };
 
-use super::{Envelope, boot, filled};
+use super::{Envelope, boot, filled, story};
 
 /// What survives a crash.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Node {
     pub writes: VecDeque<(Persist, Vec<Entry>)>,
     pub applied: Vec<Entry>,
     pub events: Vec<Event>,
+    /// What the node did since last asked, in words.
+    pub story: Vec<String>,
     pub boots: u64,
     messages: BTreeMap<MessageId, Vec<Entry>>,
     next_message: u64,
@@ -79,6 +81,7 @@ impl Node {
             writes: VecDeque::new(),
             applied: Vec::new(),
             events: Vec::new(),
+            story: Vec::new(),
             boots: 1,
             messages: BTreeMap::new(),
             next_message: 1,
@@ -123,11 +126,14 @@ impl Node {
             for entry in &entries {
                 self.put(entry.clone());
             }
+            let written = story::persist(&persist, &entries);
+            self.tell(&format!("writes {written}"));
             self.writes.push_back((persist, entries));
         }
         self.messages.clear();
         while let Some(commit) = self.core.poll_commit() {
             let Commit::Entries(range) = commit;
+            self.tell(&format!("applies {}", story::range(range)));
             for index in range.indexes() {
                 assert_eq!(
                     self.applied.len() as u64 + 1,
@@ -139,8 +145,16 @@ impl Node {
             self.core.handle_applied(Time::ZERO, range.last);
         }
         while let Some(event) = self.core.poll_event() {
+            if let Some(line) = story::event(&event) {
+                self.tell(&line);
+            }
             self.events.push(event);
         }
+    }
+
+    fn tell(&mut self, line: &str) {
+        let line = format!("{} {line}", story::name(self));
+        self.story.push(line);
     }
 
     pub fn transmits(&mut self) -> Vec<(NodeId, Message)> {
@@ -189,9 +203,19 @@ impl Node {
     }
 
     pub fn restart(&mut self, now: Time) {
+        self.restart_as(now, true);
+    }
+
+    /// Restarts with a log whose end is unknown.
+    pub fn restart_uncounted(&mut self, now: Time) {
+        self.restart_as(now, false);
+    }
+
+    fn restart_as(&mut self, now: Time, counted: bool) {
         self.crash(0);
         self.boots += 1;
-        let recovered = recovered_from(&self.disk, self.boots);
+        let mut recovered = recovered_from(&self.disk, self.boots);
+        recovered.counted = counted;
         self.core = RaftCore::new(self.config.clone(), recovered, now).unwrap();
         self.log = self.disk.entries.clone();
         self.applied.clear();
