@@ -58,22 +58,24 @@ impl Invariants {
         &self.committed
     }
 
-    pub fn check(&mut self, nodes: &BTreeMap<NodeId, Node>, sent: &[Envelope]) {
-        self.election_safety(nodes);
-        self.leader_append_only(nodes);
-        self.log_matching(nodes);
-        self.state_machine_safety(nodes);
-        self.committed_on_a_durable_quorum(nodes);
+    /// Checks everything that a change of one node can break.
+    pub fn check(&mut self, nodes: &BTreeMap<NodeId, Node>, changed: NodeId, sent: &[Envelope]) {
+        let node = &nodes[&changed];
+        self.election_safety(node);
+        self.leader_append_only(node);
+        self.log_matching(nodes, node);
+        self.state_machine_safety(node);
+        self.committed_on_a_durable_quorum(nodes, node);
         self.leader_completeness(nodes);
-        self.nothing_regresses(nodes);
+        self.nothing_regresses(node);
         for envelope in sent {
             self.promises_are_durable(nodes, envelope);
         }
     }
 
     /// At most one leader can be elected in a given term (§5.2).
-    fn election_safety(&mut self, nodes: &BTreeMap<NodeId, Node>) {
-        for node in nodes.values().filter(|node| is_leading(node)) {
+    fn election_safety(&mut self, node: &Node) {
+        if is_leading(node) {
             let id = node.core.id();
             let leader = *self.leaders.entry(node.core.term()).or_insert(id);
             assert_eq!(leader, id, "two leaders in term {}", node.core.term());
@@ -86,8 +88,8 @@ impl Invariants {
     }
 
     /// A leader never overwrites or deletes entries in its log (§5.3).
-    fn leader_append_only(&mut self, nodes: &BTreeMap<NodeId, Node>) {
-        for node in nodes.values().filter(|node| is_leading(node)) {
+    fn leader_append_only(&mut self, node: &Node) {
+        if is_leading(node) {
             let (id, term) = (node.core.id(), node.core.term());
             if let Some((seen_term, seen)) = self.leader_logs.get(&id)
                 && *seen_term == term
@@ -100,25 +102,23 @@ impl Invariants {
 
     /// If two logs contain an entry with the same index and term, then the logs are identical in
     /// all entries up through the given index (§5.3). The core's view agrees with the content.
-    fn log_matching(&self, nodes: &BTreeMap<NodeId, Node>) {
-        for node in nodes.values().filter(|node| node.is_up) {
+    fn log_matching(&self, nodes: &BTreeMap<NodeId, Node>, node: &Node) {
+        if node.is_up {
             let core = &node.core;
             assert_eq!(core.last_position().index.0, node.log.len() as u64);
             for entry in &node.log {
                 assert_eq!(core.term_at(entry.index), Some(entry.term));
             }
         }
-        let logs: Vec<&[Entry]> = nodes.values().flat_map(logs_of).collect();
-        for (at, one) in logs.iter().enumerate() {
-            for other in &logs[at + 1..] {
+        for one in logs_of(node) {
+            for other in nodes.values().flat_map(logs_of) {
                 let common = (0..one.len().min(other.len()))
                     .rev()
                     .find(|i| one[*i].term == other[*i].term);
                 if let Some(last) = common {
-                    assert_eq!(
-                        one[..=last],
-                        other[..=last],
-                        "logs differ before a common entry"
+                    assert!(
+                        one[..=last] == other[..=last],
+                        "logs differ before a common entry: {one:?} {other:?}"
                     );
                 }
             }
@@ -126,43 +126,39 @@ impl Invariants {
     }
 
     /// No two nodes apply different entries at an index (§5.4.3).
-    fn state_machine_safety(&mut self, nodes: &BTreeMap<NodeId, Node>) {
-        for node in nodes.values() {
-            for (entry, committed) in node.applied.iter().zip(&self.committed) {
-                assert_eq!(entry, committed, "two entries committed at one index");
-            }
-            if node.applied.len() > self.committed.len() {
-                self.committed = node.applied.clone();
-            }
-            assert!(
-                node.applied.len() <= node.disk.entries.len(),
-                "applied but not durable"
-            );
+    fn state_machine_safety(&mut self, node: &Node) {
+        for (entry, committed) in node.applied.iter().zip(&self.committed) {
+            assert_eq!(entry, committed, "two entries committed at one index");
         }
+        assert!(
+            node.disk.entries.starts_with(&node.applied),
+            "applied but not durable"
+        );
     }
 
     /// What any node takes for committed is durable on a majority, or was once and lives on in
     /// every log that can win (leader completeness checks the latter).
-    fn committed_on_a_durable_quorum(&mut self, nodes: &BTreeMap<NodeId, Node>) {
-        for node in nodes.values().filter(|node| node.is_up) {
-            let commit_index = node.core.commit_index().0 as usize;
-            if commit_index <= self.committed.len() {
-                let known = &self.committed[..commit_index];
-                assert_eq!(&node.log[..commit_index], known, "committed entries differ");
-                continue;
-            }
-            let voters = &node.core.membership().voters;
-            let prefix = &node.log[..commit_index];
-            let holds = |id: &&NodeId| nodes[*id].disk.entries.starts_with(prefix);
-            let holders = voters.iter().filter(holds).count();
-            assert!(
-                holders * 2 > voters.len() || commit_index as u64 <= self.claimed.0,
-                "{} committed {commit_index} held by {holders} of {}",
-                node.core.id(),
-                voters.len()
-            );
-            self.committed = prefix.to_vec();
+    fn committed_on_a_durable_quorum(&mut self, nodes: &BTreeMap<NodeId, Node>, node: &Node) {
+        if !node.is_up {
+            return;
         }
+        let commit_index = node.core.commit_index().0 as usize;
+        if commit_index <= self.committed.len() {
+            let known = &self.committed[..commit_index];
+            assert_eq!(&node.log[..commit_index], known, "committed entries differ");
+            return;
+        }
+        let voters = &node.core.membership().voters;
+        let prefix = &node.log[..commit_index];
+        let holds = |id: &&NodeId| nodes[*id].disk.entries.starts_with(prefix);
+        let holders = voters.iter().filter(holds).count();
+        assert!(
+            holders * 2 > voters.len() || commit_index as u64 <= self.claimed.0,
+            "{} committed {commit_index} held by {holders} of {}",
+            node.core.id(),
+            voters.len()
+        );
+        self.committed = prefix.to_vec();
     }
 
     /// If a log entry is committed in a given term, then that entry will be present in the logs
@@ -183,23 +179,22 @@ impl Invariants {
     }
 
     /// Durable term and vote never go back, nor does the commit index within a boot.
-    fn nothing_regresses(&mut self, nodes: &BTreeMap<NodeId, Node>) {
-        for (id, node) in nodes {
-            let now = node.disk.hard_state;
-            if let Some(seen) = self.hard_states.insert(*id, now) {
-                assert!(now.term >= seen.term, "{id}'s term went back");
-                if now.term == seen.term && seen.vote.is_some() {
-                    assert_eq!(now.vote, seen.vote, "{id} changed its vote");
-                }
+    fn nothing_regresses(&mut self, node: &Node) {
+        let id = node.core.id();
+        let now = node.disk.hard_state;
+        if let Some(seen) = self.hard_states.insert(id, now) {
+            assert!(now.term >= seen.term, "{id}'s term went back");
+            if now.term == seen.term && seen.vote.is_some() {
+                assert_eq!(now.vote, seen.vote, "{id} changed its vote");
             }
-            if node.is_up {
-                let commit_index = node.core.commit_index();
-                let seen = self.commits.insert(*id, commit_index);
-                assert!(
-                    seen.is_none_or(|seen| commit_index >= seen),
-                    "{id}'s commit went back"
-                );
-            }
+        }
+        if node.is_up {
+            let commit_index = node.core.commit_index();
+            let seen = self.commits.insert(id, commit_index);
+            assert!(
+                seen.is_none_or(|seen| commit_index >= seen),
+                "{id}'s commit went back"
+            );
         }
     }
 

@@ -104,7 +104,7 @@ impl Cluster {
             node.story.push(format!("{name} → {} {line}", envelope.to));
         }
         self.network.extend(sent.iter().cloned());
-        self.invariants.check(&self.nodes, &sent);
+        self.invariants.check(&self.nodes, id, &sent);
         sent
     }
 
