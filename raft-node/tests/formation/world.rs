@@ -7,7 +7,7 @@ use raft_core::Time;
 use raft_node::admission::{Admission, Standing, Verdict};
 use raft_node::formation::{
     Event, FirstEntry, Formation, FormationError, FormedResponder, InitialVoters, Local, Persist,
-    RETRY_MS, Start,
+    Start,
 };
 use raft_proto::{
     AdoptResponse, Boot, ClusterId, GatherOutcome, Hello, Incarnation, Message, NodeId,
