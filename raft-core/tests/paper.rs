@@ -64,16 +64,20 @@ fn inject(cluster: &mut Cluster, message: Envelope) -> Vec<Message> {
 }
 
 fn grants(sent: &[Message]) -> Option<bool> {
-    sent.iter().find_map(|message| match message {
-        Message::VoteResponse(response) => Some(response.granted),
-        _ => None,
+    sent.iter().find_map(|message| {
+        let Message::VoteResponse(response) = message else {
+            return None;
+        };
+        Some(response.granted)
     })
 }
 
 fn outcome(sent: &[Message]) -> Option<&AppendOutcome> {
-    sent.iter().find_map(|message| match message {
-        Message::AppendResponse(response) => Some(&response.outcome),
-        _ => None,
+    sent.iter().find_map(|message| {
+        let Message::AppendResponse(response) = message else {
+            return None;
+        };
+        Some(&response.outcome)
     })
 }
 
