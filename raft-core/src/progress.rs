@@ -90,6 +90,8 @@ pub(crate) struct Progress {
     match_index: LogIndex,
     state: State,
     sent: VecDeque<Sent>,
+    /// Appends of `sent` that are in the window, and their bytes.
+    inflight: (usize, u64),
     last_sequence: u64,
     /// The latest boot of the peer that connected.
     boot: Boot,
@@ -110,6 +112,7 @@ impl Progress {
                 pause: Pause::Ready,
             },
             sent: VecDeque::new(),
+            inflight: (0, 0),
             last_sequence: 0,
             boot: Boot {
                 counter: 0,
@@ -147,12 +150,8 @@ impl Progress {
     }
 
     /// Appends in the window, and their bytes.
-    pub(crate) fn inflight(&self) -> (usize, u64) {
-        let expected = self
-            .sent
-            .iter()
-            .filter(|s| s.delivery == Delivery::Expected);
-        expected.fold((0, 0), |(count, bytes), s| (count + 1, bytes + s.bytes))
+    pub(crate) const fn inflight(&self) -> (usize, u64) {
+        self.inflight
     }
 
     /// Whether an append may be sent now, given the end of the log that can be sent.
@@ -160,7 +159,7 @@ impl Progress {
         match self.state {
             State::Probe { pause, .. } => pause == Pause::Ready,
             State::Replicate { next } => {
-                let (messages, bytes) = self.inflight();
+                let (messages, bytes) = self.inflight;
                 next <= last && messages < window.messages && bytes < window.bytes
             }
         }
@@ -184,8 +183,11 @@ impl Progress {
         self.last_sequence += 1;
         if self.sent.len() >= window.messages {
             // A full window sends nothing, so the oldest one is doubted: it makes room.
-            self.sent.pop_front();
+            if let Some(oldest) = self.sent.pop_front() {
+                self.leave_window(oldest);
+            }
         }
+        self.inflight = (self.inflight.0 + 1, self.inflight.1 + bytes);
         self.sent.push_back(Sent {
             sequence: self.last_sequence,
             previous: previous.index,
@@ -214,7 +216,10 @@ impl Progress {
         let has_grown = sent.last > self.match_index;
         self.match_index = self.match_index.max(sent.last);
         let matched = self.match_index;
-        self.sent.retain(|s| s.last > matched);
+        // Appends mostly end in the order in which they were sent: look no further than needed.
+        while let Some(covered) = self.sent.pop_front_if(|s| s.last <= matched) {
+            self.leave_window(covered);
+        }
         match self.state {
             State::Probe { next, .. } if matched.next() >= next => {
                 self.state = State::Replicate {
@@ -322,6 +327,7 @@ impl Progress {
     fn restart(&mut self, next: LogIndex, pause: Pause) {
         let next = next.max(self.match_index.next());
         self.state = State::Probe { next, pause };
+        self.inflight = (0, 0);
         for sent in &mut self.sent {
             sent.delivery = Delivery::Doubted;
         }
@@ -336,6 +342,14 @@ impl Progress {
             .sent
             .binary_search_by_key(&sequence, |s| s.sequence)
             .ok()?;
-        self.sent.remove(position)
+        let sent = self.sent.remove(position)?;
+        self.leave_window(sent);
+        Some(sent)
+    }
+
+    fn leave_window(&mut self, sent: Sent) {
+        if sent.delivery == Delivery::Expected {
+            self.inflight = (self.inflight.0 - 1, self.inflight.1 - sent.bytes);
+        }
     }
 }
