@@ -383,5 +383,9 @@ pub fn explain(refusal: &Refusal, local: NodeId, peer: NodeId) -> String {
                 names.join(", ")
             )
         }
+        Refusal::Unavailable => format!(
+            "{peer} cannot admit anybody at the moment, because its data directory fails; \
+             {local} tries again, look at the log of {peer}"
+        ),
     }
 }

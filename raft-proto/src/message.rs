@@ -318,6 +318,9 @@ pub enum Refusal {
         /// The voters the receiver was started with.
         voters: Vec<(NodeId, String)>,
     },
+    /// The receiver cannot tell at the moment, because its disk fails; nothing is wrong with the
+    /// sender.
+    Unavailable,
 }
 
 /// The initial voter of lowest id asks another initial voter to form a cluster with it.

@@ -112,6 +112,7 @@ fn forming() -> BoxedStrategy<Message> {
         node().prop_map(|receiver| Refusal::WrongReceiver { receiver }),
         cluster().prop_map(|cluster| Refusal::WrongCluster { cluster }),
         Just(Refusal::NotAMember),
+        Just(Refusal::Unavailable),
         incarnation().prop_map(|member| Refusal::WrongIncarnation { member }),
         boot().prop_map(|seen| Refusal::OldBoot { seen }),
         voters().prop_map(|voters| Refusal::OtherVoters { voters }),

@@ -145,6 +145,7 @@ fn formed_elsewhere(
                 | Refusal::WrongIdentity { .. }
                 | Refusal::WrongReceiver { .. }
                 | Refusal::OldBoot { .. }
+                | Refusal::Unavailable
                 | Refusal::OtherVoters { .. } => {
                     format!("{peer} belongs to a cluster of which {local} is no member")
                 }

@@ -198,6 +198,8 @@ impl Formation {
         let is_member = match refusal {
             Refusal::WrongIncarnation { .. } | Refusal::NotAMember => true,
             Refusal::WrongCluster { .. } => true,
+            // Nothing is wrong with this node; the transport tries again.
+            Refusal::Unavailable => return,
             Refusal::OldBoot { .. } => false,
             Refusal::WrongIdentity { .. } | Refusal::WrongReceiver { .. } => false,
             Refusal::OtherVoters { .. } => false,

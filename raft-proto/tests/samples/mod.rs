@@ -146,6 +146,7 @@ fn forming() -> Vec<Sample> {
                 voters: vec![address(1), address(2)],
             },
         ),
+        refused("hello_response_unavailable", Refusal::Unavailable),
         sample(
             "gather_request",
             GatherRequest {
