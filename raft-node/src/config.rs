@@ -1,0 +1,90 @@
+//! Configuration of a node, and the parts it is made of.
+
+use raft_log::{DataDir, LogOptions};
+use raft_proto::NodeId;
+use thiserror::Error;
+
+use crate::driver::DriverLimits;
+use crate::machine::StateMachine;
+use crate::transport::TransportBuilder;
+
+/// Where the applier runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ApplyOn {
+    /// On a thread of its own: right for state machines that may take long.
+    #[default]
+    OwnThread,
+    /// On the node's main thread: two thread hops fewer for each command and query, for state
+    /// machines whose calls take microseconds.
+    NodeThread,
+}
+
+/// Configuration of a node.
+#[derive(Clone, Debug)]
+pub struct RaftConfig {
+    /// Timers, windows and limits of the consensus core.
+    pub core: raft_core::Config,
+    /// Limits of the driver.
+    pub limits: DriverLimits,
+    /// Options of the log.
+    pub log: LogOptions,
+    /// The voters that a new cluster starts with: id and `host:port` of each, this node included.
+    /// The same on all of them; ignored once the node belongs to a cluster.
+    pub initial_voters: Vec<(NodeId, String)>,
+    /// Where the applier runs.
+    pub apply_on: ApplyOn,
+    /// Most notices that wait for the node's main thread.
+    pub max_inbox_notices: usize,
+    /// Most bytes of commands and queries that wait for the node's main thread.
+    pub max_inbox_request_bytes: usize,
+}
+
+impl RaftConfig {
+    /// Defaults for node `id` of a group with these initial voters.
+    #[must_use]
+    pub fn new(id: NodeId, initial_voters: Vec<(NodeId, String)>) -> Self {
+        Self {
+            core: raft_core::Config::new(id),
+            limits: DriverLimits::default(),
+            log: LogOptions::default(),
+            initial_voters,
+            apply_on: ApplyOn::default(),
+            max_inbox_notices: 1 << 16,
+            max_inbox_request_bytes: 64 << 20,
+        }
+    }
+
+    /// Refuses what cannot work.
+    ///
+    /// # Errors
+    /// The first problem found.
+    pub fn validate(&self) -> Result<(), StartError> {
+        self.core.validate()?;
+        self.log.validate()?;
+        Ok(())
+    }
+}
+
+/// What a node is made of besides its configuration.
+pub struct Parts {
+    /// Its data directory, opened and locked.
+    pub directory: DataDir,
+    /// The state that is replicated.
+    pub machine: Box<dyn StateMachine>,
+    /// How it reaches its peers.
+    pub transport: Box<dyn TransportBuilder>,
+}
+
+/// Why a node cannot start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The consensus configuration cannot work.
+    #[error("invalid configuration: {0}")]
+    Core(#[from] raft_core::ConfigError),
+    /// The log's options cannot work.
+    #[error("invalid log options: {0}")]
+    Log(#[from] raft_log::OptionsError),
+    /// The operating system gives no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}

@@ -1,0 +1,143 @@
+//! The hand-off to the applier: committed entries in order, and the queries that wait for them.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use raft_proto::{Entry, LogIndex};
+
+use super::proposals::ProposalWaiter;
+use super::reads::QueryWaiter;
+use crate::error::ReadError;
+
+/// One step of the applier.
+pub enum ApplyItem {
+    /// Apply a committed entry, then tell its proposer, if it waits here.
+    Entry(Entry, Option<ProposalWaiter>),
+    /// Answer a query from the state reached.
+    Query(Bytes, QueryWaiter),
+}
+
+/// Steps for the applier, in order.
+pub struct ApplyBatch {
+    /// The steps.
+    pub items: Vec<ApplyItem>,
+    /// Everything up to this entry is applied once the batch is done.
+    pub through: LogIndex,
+    /// Payload bytes of its entries.
+    pub bytes: usize,
+}
+
+/// What the applier gets next.
+pub(super) struct ApplyQueue {
+    /// The next entry to hand over.
+    next: LogIndex,
+    committed: LogIndex,
+    applied: LogIndex,
+    started_after: LogIndex,
+    in_flight_bytes: usize,
+    /// Entries read back from the log, from `next` on.
+    supplied: VecDeque<Entry>,
+    reading: bool,
+    batch: Vec<ApplyItem>,
+    batch_bytes: usize,
+}
+
+impl ApplyQueue {
+    pub(super) fn starting_after(applied: LogIndex) -> Self {
+        Self {
+            next: applied.next(),
+            committed: applied,
+            applied,
+            started_after: applied,
+            in_flight_bytes: 0,
+            supplied: VecDeque::new(),
+            reading: false,
+            batch: Vec::new(),
+            batch_bytes: 0,
+        }
+    }
+
+    /// What the state machine was started with: the last entry of its snapshot.
+    pub(super) fn started_after(&self) -> LogIndex {
+        self.started_after
+    }
+
+    pub(super) fn commit_through(&mut self, last: LogIndex) {
+        assert!(last >= self.committed, "what is committed stays committed");
+        self.committed = last;
+    }
+
+    pub(super) fn push_query(&mut self, query: Bytes, waiter: QueryWaiter) {
+        self.batch.push(ApplyItem::Query(query, waiter));
+    }
+
+    /// Entries read back from the log.
+    pub(super) fn supply(&mut self, entries: Vec<Entry>) {
+        self.reading = false;
+        assert!(self.supplied.is_empty(), "one read at a time");
+        assert!(entries.first().is_none_or(|e| e.index == self.next));
+        self.supplied.extend(entries);
+    }
+
+    /// A batch is applied.
+    pub(super) fn done(&mut self, through: LogIndex, bytes: usize) {
+        assert!(through >= self.applied, "batches are applied in order");
+        assert!(through < self.next, "only what was handed over is applied");
+        self.applied = through;
+        self.in_flight_bytes -= bytes;
+    }
+
+    /// Moves committed entries into the batch, each with its waiter, and after each the queries
+    /// that it makes ready. Returns the range to read from the log, if that is where the next
+    /// entries are.
+    pub(super) fn gather(
+        &mut self,
+        max_bytes: usize,
+        buffered: impl Fn(LogIndex) -> Option<Entry>,
+        mut waiter_of: impl FnMut(&Entry) -> Option<ProposalWaiter>,
+        mut ready_queries: impl FnMut(LogIndex) -> Option<Vec<(Bytes, QueryWaiter)>>,
+    ) -> Option<(LogIndex, LogIndex)> {
+        loop {
+            while let Some(queries) = ready_queries(self.next) {
+                let items = queries.into_iter().map(|(q, w)| ApplyItem::Query(q, w));
+                self.batch.extend(items);
+            }
+            let is_full = self.in_flight_bytes + self.batch_bytes >= max_bytes;
+            if self.next > self.committed || self.reading || is_full {
+                return None;
+            }
+            let supplied = self.supplied.pop_front();
+            let Some(entry) = supplied.or_else(|| buffered(self.next)) else {
+                self.reading = true;
+                return Some((self.next, self.committed));
+            };
+            assert_eq!(entry.index, self.next, "entries are applied in order");
+            let waiter = waiter_of(&entry);
+            self.batch_bytes += entry.payload.len();
+            self.batch.push(ApplyItem::Entry(entry, waiter));
+            self.next = self.next.next();
+        }
+    }
+
+    pub(super) fn take_batch(&mut self) -> Option<ApplyBatch> {
+        if self.batch.is_empty() {
+            return None;
+        }
+        self.in_flight_bytes += self.batch_bytes;
+        Some(ApplyBatch {
+            items: std::mem::take(&mut self.batch),
+            through: self.next.previous(),
+            bytes: std::mem::take(&mut self.batch_bytes),
+        })
+    }
+
+    pub(super) fn fail_all(&mut self) {
+        for item in self.batch.drain(..) {
+            match item {
+                // Dropping the waiter tells it that the outcome is unknown.
+                ApplyItem::Entry(..) => {}
+                ApplyItem::Query(_, waiter) => waiter(Err(ReadError::ShutDown)),
+            }
+        }
+    }
+}

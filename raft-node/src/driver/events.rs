@@ -1,0 +1,79 @@
+//! The core's events, turned into answers for those who wait and into log lines.
+
+use raft_core::{Event, IndexRange, ProposalOutcome, ReadId, TransferOutcome};
+use raft_proto::{LogPosition, NodeId, Term};
+
+use super::Driver;
+use super::io::Output;
+use crate::error::{ProposeError, ReadError, TransferError};
+
+impl Driver {
+    pub(super) fn take_events(&mut self) {
+        while let Some(event) = self.core.poll_event() {
+            match event {
+                Event::ProposalsDecided {
+                    range,
+                    term,
+                    outcome,
+                } => self.decide(range, term, outcome),
+                Event::ReadReady { id, index } => self.reads.confirmed(id.0, index),
+                Event::ReadFailed { id, reason: _ } => self.fail_read(id),
+                Event::TransferEnded { to, outcome } => self.end_transfer(to, outcome),
+                Event::MembershipChanged { .. } => {
+                    let membership = self.core.membership().clone();
+                    self.outputs.push_back(Output::Peers(membership));
+                }
+                Event::RoleChanged { role, term } => {
+                    tracing::info!(
+                        node = self.core.config().id.0,
+                        term = term.0,
+                        ?role,
+                        "role changed"
+                    );
+                }
+                Event::LeaderChanged { leader, term } => {
+                    let (node, leader) = (self.core.config().id.0, leader.map(|id| id.0));
+                    tracing::info!(node, term = term.0, leader, "leader changed");
+                }
+                Event::PeerViolated { peer, violation } => {
+                    let (node, peer) = (self.core.config().id.0, peer.0);
+                    tracing::error!(node, peer, ?violation, "a peer broke the protocol");
+                }
+                Event::Halted => {
+                    tracing::error!(node = self.core.config().id.0, "consensus halted")
+                }
+            }
+        }
+    }
+
+    fn decide(&mut self, range: IndexRange, term: Term, outcome: ProposalOutcome) {
+        let error = match outcome {
+            // The applier answers these with the state machine's reply.
+            ProposalOutcome::Committed => return,
+            ProposalOutcome::Superseded { by } => ProposeError::Superseded { by },
+            ProposalOutcome::Unknown => ProposeError::Unknown,
+        };
+        for index in range.indexes() {
+            if let Some(waiter) = self.proposals.take(LogPosition { index, term }) {
+                waiter.decide(Err(error.clone()));
+            }
+        }
+    }
+
+    pub(super) fn fail_read(&mut self, id: ReadId) {
+        let leader = self.hint(self.core.leader());
+        self.reads.fail(id.0, &ReadError::NotConfirmed { leader });
+    }
+
+    fn end_transfer(&mut self, to: NodeId, outcome: TransferOutcome) {
+        let Some(waiter) = self.transfer.take() else {
+            return;
+        };
+        waiter(match outcome {
+            TransferOutcome::Transferred => Ok(()),
+            TransferOutcome::OtherLeader(leader) => Err(TransferError::OtherLeader(leader)),
+            TransferOutcome::TimedOut => Err(TransferError::TimedOut(to)),
+            TransferOutcome::Aborted => Err(TransferError::Aborted(to)),
+        });
+    }
+}

@@ -1,0 +1,200 @@
+//! What goes into the driver and what comes out of it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_core::{AppendOrder, PersistId};
+use raft_log::LogWrite;
+use raft_proto::{Boot, Entry, LogIndex, Membership, Message, NodeId};
+
+use super::apply::ApplyBatch;
+use super::proposals::ProposalWaiter;
+use super::reads::{QueryWaiter, ReadConsistency};
+use super::status::Status;
+use crate::error::{ProposeError, ReadError, TransferError};
+
+/// Answers a leadership transfer.
+pub type TransferWaiter = Box<dyn FnOnce(Result<(), TransferError>) + Send>;
+/// Answers a status request.
+pub type StatusWaiter = Box<dyn FnOnce(Status) + Send>;
+
+/// Limits of a [`Driver`]; all of them bound memory.
+#[derive(Clone, Debug)]
+pub struct DriverLimits {
+    /// Largest command, in bytes.
+    pub max_command_bytes: usize,
+    /// Recent entries kept in memory for slow followers, in payload bytes.
+    pub entry_buffer_bytes: u64,
+    /// Entries handed to the applier and not yet applied, in payload bytes.
+    pub max_apply_bytes: usize,
+    /// Most payload bytes of one read from the log.
+    pub max_log_read_bytes: u64,
+    /// Most reads waiting for confirmation.
+    pub max_waiting_reads: usize,
+    /// How long a proposal or read may wait before its outcome is reported as unknown.
+    pub request_timeout: Duration,
+}
+
+impl Default for DriverLimits {
+    fn default() -> Self {
+        Self {
+            max_command_bytes: 16 << 20,
+            entry_buffer_bytes: 32 << 20,
+            max_apply_bytes: 16 << 20,
+            max_log_read_bytes: 4 << 20,
+            max_waiting_reads: 1 << 16,
+            request_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Something that happened outside.
+pub enum Input {
+    /// A peer's message arrived.
+    Message {
+        /// The sender, verified by the transport.
+        from: NodeId,
+        /// Whether the sender counts for nothing at the moment.
+        uncounted: bool,
+        /// The message.
+        message: Message,
+    },
+    /// A peer is connected.
+    PeerUp {
+        /// The peer.
+        peer: NodeId,
+        /// Its current boot.
+        boot: Boot,
+    },
+    /// A peer's connection was lost.
+    PeerDown {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// A client wants a command replicated.
+    Propose {
+        /// The command.
+        command: Bytes,
+        /// Hears what becomes of it.
+        waiter: ProposalWaiter,
+    },
+    /// A client wants to read.
+    Read {
+        /// The query for the state machine.
+        query: Bytes,
+        /// Which states may answer.
+        consistency: ReadConsistency,
+        /// Gets the answer.
+        waiter: QueryWaiter,
+    },
+    /// An operator wants another leader.
+    Transfer {
+        /// The next leader.
+        to: NodeId,
+        /// Hears the outcome.
+        waiter: TransferWaiter,
+    },
+    /// Somebody wants to know how the node is.
+    Status {
+        /// Bytes that the log takes on disk, known to the shell.
+        log_bytes: u64,
+        /// Gets the status.
+        waiter: StatusWaiter,
+    },
+    /// An append could not be queued for its receiver.
+    Unsent {
+        /// The receiver.
+        to: NodeId,
+        /// The request's sequence.
+        sequence: u64,
+    },
+    /// All writes up to this one are durable.
+    Persisted(PersistId),
+    /// A read of the log is done.
+    LogRead {
+        /// The request.
+        request: LogReadRequest,
+        /// Entries from `request.first` on, without a gap; at least one, maybe fewer than asked.
+        entries: Vec<Entry>,
+    },
+    /// The state machine applied a batch.
+    Applied {
+        /// The last entry of it.
+        through: LogIndex,
+        /// The batch's `bytes`.
+        bytes: usize,
+    },
+}
+
+impl Input {
+    /// Tells whoever waits for this input's outcome that nothing comes of it, because the node
+    /// takes no part in a group yet.
+    pub(crate) fn refuse(self) {
+        match self {
+            Self::Propose { waiter, .. } => {
+                waiter.decide(Err(ProposeError::NotLeader { leader: None }));
+            }
+            Self::Read { waiter, .. } => waiter(Err(ReadError::NotConfirmed { leader: None })),
+            Self::Transfer { waiter, .. } => {
+                waiter(Err(TransferError::NotLeader { leader: None }));
+            }
+            Self::Message { .. }
+            | Self::PeerUp { .. }
+            | Self::PeerDown { .. }
+            | Self::Status { .. }
+            | Self::Unsent { .. }
+            | Self::Persisted(_)
+            | Self::LogRead { .. }
+            | Self::Applied { .. } => {}
+        }
+    }
+}
+
+/// Something to be done outside.
+pub enum Output {
+    /// Make this durable, in the order of the outputs, then say [`Input::Persisted`].
+    Write {
+        /// Names the write.
+        id: PersistId,
+        /// What to write.
+        write: LogWrite,
+    },
+    /// Send a message; losing it is fine. If an append cannot even be queued, say
+    /// [`Input::Unsent`].
+    Send {
+        /// The receiver.
+        to: NodeId,
+        /// Whether this node counts for nothing at the moment.
+        uncounted: bool,
+        /// The message.
+        message: Message,
+    },
+    /// Apply entries and answer queries, in order, then say [`Input::Applied`].
+    Apply(ApplyBatch),
+    /// Read entries from the log, then say [`Input::LogRead`].
+    ReadLog(LogReadRequest),
+    /// The membership changed: connect to these peers (this node excluded).
+    Peers(Membership),
+}
+
+/// Why entries are read back from the log.
+#[derive(Clone, Debug)]
+pub enum LogReadPurpose {
+    /// A follower needs entries that left the buffer.
+    Append(AppendOrder),
+    /// The applier needs entries that left the buffer, or that the last boot wrote.
+    Apply,
+}
+
+/// A read of the log.
+#[derive(Clone, Debug)]
+pub struct LogReadRequest {
+    /// Who needs it.
+    pub purpose: LogReadPurpose,
+    /// First entry.
+    pub first: LogIndex,
+    /// Last entry.
+    pub last: LogIndex,
+    /// Most payload bytes to read; at least one entry is read anyway.
+    pub max_bytes: u64,
+}

@@ -1,0 +1,423 @@
+//! The driver: everything between the consensus core and the outside world, without I/O (D11).
+//!
+//! It owns the core, the buffer of recent entries, the proposals and reads that wait for an
+//! answer, and the hand-off to the applier. A shell (threads and sockets in [`crate::Raft`], a
+//! simulated world in `raft-sim`) feeds it [`Input`]s, calls [`Driver::flush`] once its inbox is
+//! drained, and carries out the [`Output`]s in order:
+//!
+//! * `Write`s go to the log in order; `Input::Persisted` answers them, in order;
+//! * `Apply` batches go to the state machine in order; `Input::Applied` answers each;
+//! * `ReadLog` may be done at any time by another thread; `Input::LogRead` answers it;
+//! * `Send` is best effort.
+
+mod apply;
+mod events;
+mod io;
+mod proposals;
+mod reads;
+mod status;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_core::{
+    AppendOrder, Commit, EntryBuffer, Fill, IndexRange, MessageId, Persist, RaftCore, ReadId, Role,
+    Time, Transmit, UnsentReason,
+};
+use raft_log::LogWrite;
+use raft_proto::{Entry, EntryKind, LogIndex, Message, NodeId};
+
+pub use self::apply::{ApplyBatch, ApplyItem};
+pub use self::io::{
+    DriverLimits, Input, LogReadPurpose, LogReadRequest, Output, StatusWaiter, TransferWaiter,
+};
+pub use self::proposals::ProposalWaiter;
+pub use self::reads::{QueryWaiter, ReadConsistency};
+pub use self::status::{PeerStatus, Status};
+
+use self::apply::ApplyQueue;
+use self::proposals::Proposals;
+use self::reads::Reads;
+use crate::error::{LeaderHint, ProposeError, ReadError, TransferError};
+
+/// See the module's page.
+pub struct Driver {
+    core: RaftCore,
+    buffer: EntryBuffer,
+    proposals: Proposals,
+    reads: Reads,
+    apply: ApplyQueue,
+    transfer: Option<TransferWaiter>,
+    outputs: VecDeque<Output>,
+    limits: DriverLimits,
+    next_message: u64,
+}
+
+impl Driver {
+    /// Wraps a core whose state machine has applied everything up to `applied`.
+    #[must_use]
+    pub fn new(core: RaftCore, limits: DriverLimits, applied: LogIndex) -> Self {
+        let peers = Output::Peers(core.membership().clone());
+        Self {
+            buffer: EntryBuffer::new(limits.entry_buffer_bytes),
+            proposals: Proposals::default(),
+            reads: Reads::default(),
+            apply: ApplyQueue::starting_after(applied),
+            transfer: None,
+            outputs: VecDeque::from([peers]),
+            next_message: 0,
+            core,
+            limits,
+        }
+    }
+
+    /// The core, for status and invariant checks.
+    #[must_use]
+    pub fn core(&self) -> &RaftCore {
+        &self.core
+    }
+
+    /// Takes one input. Call [`Driver::flush`] after the last one that is at hand.
+    pub fn handle(&mut self, now: Time, input: Input) {
+        match input {
+            Input::Message {
+                from,
+                uncounted,
+                message,
+            } => self.handle_message(now, from, uncounted, message),
+            Input::PeerUp { peer, boot } => self.core.handle_peer_up(now, peer, boot),
+            Input::PeerDown { peer } => self.core.handle_peer_down(now, peer),
+            Input::Propose { command, waiter } => self.propose(now, command, waiter),
+            Input::Read {
+                query,
+                consistency,
+                waiter,
+            } => self.read(now, query, consistency, waiter),
+            Input::Transfer { to, waiter } => self.transfer(now, to, waiter),
+            Input::Status { log_bytes, waiter } => {
+                let snapshot_index = self.apply.started_after();
+                waiter(Status::of(&self.core, now, log_bytes, snapshot_index));
+            }
+            Input::Unsent { to, sequence } => {
+                let reason = UnsentReason::Dropped;
+                self.core.handle_unsent(now, to, sequence, reason);
+            }
+            Input::Persisted(id) => self.core.handle_persisted(now, id),
+            Input::LogRead { request, entries } => self.handle_log_read(now, request, entries),
+            Input::Applied { through, bytes } => {
+                self.core.handle_applied(now, through);
+                self.apply.done(through, bytes);
+                self.buffer.evict(through);
+            }
+        }
+    }
+
+    /// Lets time pass: elections, heartbeats, deadlines. Call it when [`Driver::poll_timeout`] is
+    /// due, and [`Driver::flush`] afterwards.
+    pub fn handle_timeout(&mut self, now: Time) {
+        if self.core.poll_timeout().is_some_and(|due| due <= now) {
+            self.core.handle_timeout(now);
+        }
+        self.proposals.expire(now);
+        self.reads.expire(now);
+    }
+
+    /// When [`Driver::handle_timeout`] is due next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let deadlines = [
+            self.core.poll_timeout(),
+            self.proposals.next_deadline(),
+            self.reads.next_deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Turns what the core decided into outputs. Reads that arrived since the last flush share
+    /// one confirmation round.
+    pub fn flush(&mut self, now: Time) {
+        self.confirm_reads(now);
+        self.take_persists(None);
+        self.take_transmits(now);
+        self.take_commits();
+        self.take_events();
+        self.pump_apply();
+    }
+
+    /// The next thing to do outside.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Ends everything that waits, with what is known. Call it last.
+    pub fn shut_down(&mut self) {
+        self.proposals.fail_all();
+        self.reads.fail_all(&ReadError::ShutDown);
+        self.apply.fail_all();
+        if let Some(waiter) = self.transfer.take() {
+            waiter(Err(TransferError::ShutDown));
+        }
+    }
+
+    fn handle_message(&mut self, now: Time, from: NodeId, uncounted: bool, message: Message) {
+        self.next_message += 1;
+        let id = MessageId(self.next_message);
+        self.core.handle_message(now, from, uncounted, id, &message);
+        let source = if let Message::AppendRequest(append) = message {
+            Some((id, append.entries))
+        } else {
+            None
+        };
+        self.take_persists(source);
+    }
+
+    fn propose(&mut self, now: Time, command: Bytes, waiter: ProposalWaiter) {
+        let (bytes, limit) = (command.len(), self.limits.max_command_bytes);
+        let Some(size) = u32::try_from(bytes).ok().filter(|_| bytes <= limit) else {
+            return waiter.decide(Err(ProposeError::TooLarge { bytes, limit }));
+        };
+        match self.core.propose(now, size) {
+            Ok(position) => {
+                self.buffer.insert(Entry {
+                    index: position.index,
+                    term: position.term,
+                    kind: EntryKind::Command,
+                    payload: command,
+                });
+                let deadline = after(now, self.limits.request_timeout);
+                self.proposals.push(position, deadline, waiter);
+            }
+            Err(error) => waiter.decide(Err(self.propose_error(error, bytes))),
+        }
+    }
+
+    fn propose_error(&self, error: raft_core::ProposeError, bytes: usize) -> ProposeError {
+        use raft_core::ProposeError as Core;
+        let not_leader = |leader| ProposeError::NotLeader {
+            leader: self.hint(leader),
+        };
+        match error {
+            Core::NotLeader { leader } => not_leader(leader),
+            Core::Transferring { to } => not_leader(Some(to)),
+            Core::Overloaded { .. } => ProposeError::Overloaded,
+            Core::TooLarge { limit_bytes, .. } => ProposeError::TooLarge {
+                bytes,
+                limit: limit_bytes as usize,
+            },
+            Core::DiskUnavailable => ProposeError::DiskUnavailable,
+            Core::Halted => ProposeError::ShutDown,
+        }
+    }
+
+    fn read(&mut self, now: Time, query: Bytes, level: ReadConsistency, waiter: QueryWaiter) {
+        match level {
+            ReadConsistency::Local => self.apply.push_query(query, waiter),
+            ReadConsistency::Linearizable => {
+                if self.reads.len() >= self.limits.max_waiting_reads {
+                    return waiter(Err(ReadError::Overloaded));
+                }
+                let deadline = after(now, self.limits.request_timeout);
+                self.reads.gather(query, waiter, deadline);
+            }
+        }
+    }
+
+    fn confirm_reads(&mut self, now: Time) {
+        let Some(id) = self.reads.close_batch() else {
+            return;
+        };
+        if self.core.read_index(now, ReadId(id)).is_err() {
+            self.fail_read(ReadId(id));
+        }
+    }
+
+    fn transfer(&mut self, now: Time, to: NodeId, waiter: TransferWaiter) {
+        use raft_core::TransferError as Core;
+        let error = match self.core.transfer_leadership(now, to) {
+            Ok(()) => {
+                self.transfer = Some(waiter);
+                return;
+            }
+            Err(Core::NotLeader { leader }) => TransferError::NotLeader {
+                leader: self.hint(leader),
+            },
+            Err(Core::AlreadyLeader(_)) => return waiter(Ok(())),
+            Err(Core::NotAVoter(to)) => TransferError::NotAVoter(to),
+            Err(Core::InProgress(to)) => TransferError::InProgress(to),
+            Err(Core::Uncounted(to)) => TransferError::Uncounted(to),
+            Err(Core::Halted) => TransferError::ShutDown,
+        };
+        waiter(Err(error));
+    }
+
+    /// Turns persists into log writes. `source` holds the entries of the message just handled.
+    fn take_persists(&mut self, source: Option<(MessageId, Vec<Entry>)>) {
+        while let Some(persist) = self.core.poll_persist() {
+            if let Some(first) = persist.truncate_from {
+                self.buffer.truncate_from(first, persist.epoch);
+            }
+            if let Some(id) = persist.message {
+                let named = source.as_ref().filter(|(source, _)| *source == id);
+                // The core names a message only while that message is being handled.
+                let (_, entries) = named.expect("a persist names the message just handled");
+                let written = |entry: &&Entry| {
+                    persist
+                        .entries
+                        .is_some_and(|range| range.contains(entry.index))
+                };
+                for entry in entries.iter().filter(written) {
+                    self.buffer.insert(entry.clone());
+                }
+            }
+            for entry in &persist.generated {
+                self.buffer.insert(entry.clone());
+            }
+            let write = self.log_write(&persist);
+            let id = persist.id;
+            self.outputs.push_back(Output::Write { id, write });
+        }
+    }
+
+    fn log_write(&self, persist: &Persist) -> LogWrite {
+        let indexes = persist.entries.into_iter().flat_map(IndexRange::indexes);
+        let entries = indexes.map(|index| {
+            let entry = self.buffer.get(index);
+            // Entries leave the buffer only once applied, and none is applied before it is written.
+            entry.expect("an entry to write is in the buffer").clone()
+        });
+        LogWrite {
+            hard_state: Some(persist.hard_state),
+            truncate_from: persist.truncate_from,
+            entries: entries.collect(),
+        }
+    }
+
+    fn take_transmits(&mut self, now: Time) {
+        while let Some(transmit) = self.core.poll_transmit() {
+            match transmit {
+                Transmit::Message { to, message } => self.send(to, message),
+                Transmit::Append(order) => match self.buffer.fill(&order) {
+                    Fill::Found(entries) => self.send_append(order, entries),
+                    Fill::Evicted => self.outputs.push_back(Output::ReadLog(LogReadRequest {
+                        first: order.previous.index.next(),
+                        last: order.last,
+                        max_bytes: u64::MAX,
+                        purpose: LogReadPurpose::Append(order),
+                    })),
+                    Fill::Stale => {
+                        self.core
+                            .handle_unsent(now, order.to, order.sequence, UnsentReason::Stale);
+                    }
+                },
+            }
+        }
+    }
+
+    fn send(&mut self, to: NodeId, message: Message) {
+        let uncounted = self.core.is_uncounted();
+        self.outputs.push_back(Output::Send {
+            to,
+            uncounted,
+            message,
+        });
+    }
+
+    fn send_append(&mut self, order: AppendOrder, entries: Vec<Entry>) {
+        let to = order.to;
+        self.send(to, order.into_request(entries).into());
+    }
+
+    fn handle_log_read(&mut self, now: Time, request: LogReadRequest, entries: Vec<Entry>) {
+        let order = match request.purpose {
+            LogReadPurpose::Apply => return self.apply.supply(entries),
+            LogReadPurpose::Append(order) => order,
+        };
+        // The log may have changed while it was read.
+        let is_current = self.core.epoch() == order.epoch && self.core.term() == order.term;
+        let is_complete = entries.last().is_some_and(|last| last.index == order.last)
+            && entries.len() as u64 == order.last.since(order.previous.index);
+        let is_as_ordered = |entry: &Entry| order.term_at(entry.index) == Some(entry.term);
+        if is_current && is_complete && entries.iter().all(is_as_ordered) {
+            return self.send_append(order, entries);
+        }
+        let reason = if is_current {
+            UnsentReason::Unreadable
+        } else {
+            UnsentReason::Stale
+        };
+        self.core
+            .handle_unsent(now, order.to, order.sequence, reason);
+    }
+
+    fn take_commits(&mut self) {
+        while let Some(commit) = self.core.poll_commit() {
+            match commit {
+                Commit::Entries(range) => self.apply.commit_through(range.last),
+            }
+        }
+    }
+
+    fn pump_apply(&mut self) {
+        let (core, buffer, proposals) = (&self.core, &self.buffer, &mut self.proposals);
+        let (applicable, reads) = (&mut self.apply, &mut self.reads);
+        let missing = applicable.gather(
+            self.limits.max_apply_bytes,
+            |index| buffer.get(index).cloned(),
+            |entry| {
+                assert_eq!(
+                    core.term_at(entry.index),
+                    Some(entry.term),
+                    "only what was committed is applied"
+                );
+                proposals.take(entry.position())
+            },
+            |next| reads.take_ready(next),
+        );
+        if let Some((first, last)) = missing {
+            self.outputs.push_back(Output::ReadLog(LogReadRequest {
+                purpose: LogReadPurpose::Apply,
+                first,
+                last,
+                max_bytes: self.limits.max_log_read_bytes,
+            }));
+        }
+        if let Some(batch) = self.apply.take_batch() {
+            self.outputs.push_back(Output::Apply(batch));
+        }
+    }
+
+    fn hint(&self, leader: Option<NodeId>) -> Option<LeaderHint> {
+        leader.map(|id| LeaderHint {
+            id,
+            address: self
+                .core
+                .membership()
+                .members
+                .get(&id)
+                .map(|member| member.address.clone()),
+        })
+    }
+
+    /// The voter that is best prepared to lead after this node, if this node leads.
+    #[must_use]
+    pub fn best_successor(&self) -> Option<NodeId> {
+        let membership = self.core.membership();
+        let peers = self.core.peers();
+        let voters = peers.filter(|peer| membership.voters.contains(&peer.id));
+        voters
+            .max_by_key(|peer| peer.match_index)
+            .map(|peer| peer.id)
+    }
+
+    /// Whether this node leads at the moment, as far as it knows.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        matches!(self.core.role(), Role::Leader)
+    }
+}
+
+fn after(now: Time, timeout: Duration) -> Time {
+    let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+    Time(now.0.saturating_add(nanos))
+}

@@ -1,0 +1,127 @@
+//! Proposals that wait for their outcome, by the position they got.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use raft_core::Time;
+use raft_proto::{LogIndex, LogPosition, Term};
+
+use crate::error::ProposeError;
+
+type Accepted = Box<dyn FnOnce(LogPosition) + Send>;
+type Decided = Box<dyn FnOnce(Result<Bytes, ProposeError>) + Send>;
+
+/// Hears what becomes of a proposal: perhaps its position, certainly its outcome.
+pub struct ProposalWaiter {
+    accepted: Option<Accepted>,
+    decided: Option<Decided>,
+}
+
+impl ProposalWaiter {
+    /// A waiter for the outcome.
+    pub fn new(decided: impl FnOnce(Result<Bytes, ProposeError>) + Send + 'static) -> Self {
+        Self {
+            accepted: None,
+            decided: Some(Box::new(decided)),
+        }
+    }
+
+    /// Also hears the position, if the proposal gets one.
+    #[must_use]
+    pub fn with_position(mut self, accepted: impl FnOnce(LogPosition) + Send + 'static) -> Self {
+        self.accepted = Some(Box::new(accepted));
+        self
+    }
+
+    /// Tells the outcome.
+    pub fn decide(mut self, outcome: Result<Bytes, ProposeError>) {
+        if let Some(decided) = self.decided.take() {
+            decided(outcome);
+        }
+    }
+}
+
+impl Drop for ProposalWaiter {
+    /// A waiter that is dropped on the way (a thread ended) still hears the truth.
+    fn drop(&mut self) {
+        if let Some(decided) = self.decided.take() {
+            decided(Err(ProposeError::Unknown));
+        }
+    }
+}
+
+struct Waiting {
+    index: LogIndex,
+    deadline: Time,
+    waiter: ProposalWaiter,
+}
+
+/// One queue per term in which this node led, each in the order of indexes and of deadlines.
+/// Two terms may have proposed at the same index, so a position needs both to be named.
+#[derive(Default)]
+pub(super) struct Proposals {
+    terms: Vec<(Term, VecDeque<Waiting>)>,
+}
+
+impl Proposals {
+    pub(super) fn push(
+        &mut self,
+        position: LogPosition,
+        deadline: Time,
+        mut waiter: ProposalWaiter,
+    ) {
+        if let Some(accepted) = waiter.accepted.take() {
+            accepted(position);
+        }
+        let waiting = Waiting {
+            index: position.index,
+            deadline,
+            waiter,
+        };
+        match self.terms.last_mut() {
+            Some((term, queue)) if *term == position.term => {
+                assert!(queue.back().is_none_or(|last| last.index < waiting.index));
+                queue.push_back(waiting);
+            }
+            Some(_) | None => self.terms.push((position.term, [waiting].into())),
+        }
+    }
+
+    /// The waiter at this position, if it still waits. Positions of a term are taken in order:
+    /// whoever waits before the position has been answered or is not proposed by us.
+    pub(super) fn take(&mut self, position: LogPosition) -> Option<ProposalWaiter> {
+        let at = self.terms.iter().position(|(t, _)| *t == position.term)?;
+        let queue = &mut self.terms[at].1;
+        let found = queue.front()?.index == position.index;
+        let taken = if found { queue.pop_front() } else { None };
+        if queue.is_empty() {
+            self.terms.remove(at);
+        }
+        taken.map(|waiting| waiting.waiter)
+    }
+
+    /// Answers everything whose deadline has passed: it may still be committed.
+    pub(super) fn expire(&mut self, now: Time) {
+        for (_, queue) in &mut self.terms {
+            while queue.front().is_some_and(|first| first.deadline <= now) {
+                if let Some(expired) = queue.pop_front() {
+                    expired.waiter.decide(Err(ProposeError::Unknown));
+                }
+            }
+        }
+        self.terms.retain(|(_, queue)| !queue.is_empty());
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        let fronts = self.terms.iter().filter_map(|(_, queue)| queue.front());
+        fronts.map(|first| first.deadline).min()
+    }
+
+    pub(super) fn fail_all(&mut self) {
+        for (_, queue) in self.terms.drain(..) {
+            for waiting in queue {
+                waiting.waiter.decide(Err(ProposeError::Unknown));
+            }
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! The way in: what a transport tells its node, and the door where peers are admitted.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use raft_log::DataDir;
+use raft_proto::{Boot, ClusterId, Hello, Incarnation, Membership, Message, NodeId, Refusal};
+use thiserror::Error;
+
+use crate::admission::{Admission, Standing, Verdict, explain};
+use crate::driver::Input;
+use crate::error::FatalError;
+use crate::formation::InitialVoters;
+use crate::inbox::{Inbox, Notice};
+
+/// The record in the data directory that holds every peer's latest boot.
+const BOOTS_RECORD: &str = "peer-boots";
+
+/// A message was dropped because too much waits for the node, or it has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the node takes no more messages at the moment")]
+pub struct NotDelivered;
+
+/// What this node is at the moment, which decides whom it admits.
+enum OwnStanding {
+    Forming(InitialVoters),
+    Joining,
+    Formed {
+        cluster: ClusterId,
+        membership: Membership,
+    },
+}
+
+impl OwnStanding {
+    fn borrowed(&self) -> Standing<'_> {
+        match self {
+            Self::Forming(voters) => Standing::Forming(voters),
+            Self::Joining => Standing::Joining,
+            Self::Formed {
+                cluster,
+                membership,
+            } => Standing::Formed {
+                cluster: *cluster,
+                membership,
+            },
+        }
+    }
+}
+
+struct Inner {
+    inbox: Arc<Inbox>,
+    directory: Arc<DataDir>,
+    /// Held for look-ups and changes only, so that the main thread never waits for a disk.
+    standing: Mutex<OwnStanding>,
+    /// Held while a record is made durable; only blocking threads take it.
+    admission: Mutex<Admission>,
+    /// The latest hello that was admitted from each peer.
+    hellos: Mutex<BTreeMap<NodeId, Hello>>,
+}
+
+/// A node's end for its transport. Cheap to clone.
+#[derive(Clone)]
+pub struct Link(Arc<Inner>);
+
+impl Link {
+    pub(crate) fn new(directory: Arc<DataDir>, inbox: Arc<Inbox>) -> Result<Self, FatalError> {
+        let stored = directory
+            .read_record(BOOTS_RECORD)
+            .map_err(|error| FatalError::Directory(Arc::new(error)))?;
+        let admission = Admission::new(directory.node(), stored.as_deref())
+            .map_err(|error| FatalError::Formation(error.to_string()))?;
+        Ok(Self(Arc::new(Inner {
+            inbox,
+            directory,
+            standing: Mutex::new(OwnStanding::Joining),
+            admission: Mutex::new(admission),
+            hellos: Mutex::default(),
+        })))
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.0.directory.node()
+    }
+
+    /// The life of its data directory.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.0.directory.incarnation()
+    }
+
+    /// This start of it.
+    #[must_use]
+    pub fn boot(&self) -> Boot {
+        self.0.directory.boot()
+    }
+
+    /// The cluster it belongs to, for its hello.
+    #[must_use]
+    pub fn cluster(&self) -> Option<ClusterId> {
+        match &*lock(&self.0.standing) {
+            OwnStanding::Formed { cluster, .. } => Some(*cluster),
+            OwnStanding::Forming(_) | OwnStanding::Joining => None,
+        }
+    }
+
+    /// This node's hello to a peer.
+    #[must_use]
+    pub fn hello(&self, receiver: NodeId) -> Hello {
+        Hello {
+            cluster: self.cluster(),
+            node: self.node(),
+            incarnation: self.incarnation(),
+            boot: self.boot(),
+            receiver,
+        }
+    }
+
+    /// Decides whether a peer is welcome; the transport has verified that `hello.node` is who is
+    /// at the other end. Makes the peer's boot durable first, so it blocks: not for a thread that
+    /// serves anything else.
+    ///
+    /// # Errors
+    /// The refusal to tell the peer.
+    pub fn admit(&self, hello: &Hello) -> Result<(), Refusal> {
+        let mut admission = lock(&self.0.admission);
+        let verdict = {
+            let standing = lock(&self.0.standing);
+            admission.admit(hello.node, hello, standing.borrowed())
+        };
+        match verdict {
+            Verdict::Refuse(refusal) => {
+                let (node, peer) = (self.node().0, hello.node.0);
+                tracing::warn!(node, peer, ?refusal, "a peer is refused");
+                Err(refusal)
+            }
+            Verdict::Admit { record } => {
+                if let Some(record) = record {
+                    self.write_boots(&record)?;
+                }
+                lock(&self.0.hellos).insert(hello.node, hello.clone());
+                Ok(())
+            }
+        }
+    }
+
+    /// Hands over a peer's message. Does not block.
+    ///
+    /// # Errors
+    /// [`NotDelivered`]; dropping the message is fine.
+    pub fn deliver(
+        &self,
+        from: NodeId,
+        uncounted: bool,
+        message: Message,
+    ) -> Result<(), NotDelivered> {
+        let input = Input::Message {
+            from,
+            uncounted,
+            message,
+        };
+        self.0.inbox.push_message(input).map_err(|_| NotDelivered)
+    }
+
+    /// A peer that was admitted is connected. Does not block.
+    pub fn peer_up(&self, peer: NodeId, boot: Boot) {
+        let input = Input::PeerUp { peer, boot };
+        self.0.inbox.push_notice(Notice::Input(input));
+    }
+
+    /// A peer's connection is gone. Does not block.
+    pub fn peer_down(&self, peer: NodeId) {
+        let input = Input::PeerDown { peer };
+        self.0.inbox.push_notice(Notice::Input(input));
+    }
+
+    /// A peer refuses this node. Does not block.
+    pub fn refused(&self, peer: NodeId, refusal: &Refusal) {
+        let why = explain(refusal, self.node(), peer);
+        tracing::warn!(node = self.node().0, peer = peer.0, "{why}");
+        let refusal = refusal.clone();
+        self.0.inbox.push_notice(Notice::Refused { peer, refusal });
+    }
+
+    pub(crate) fn hello_of(&self, peer: NodeId) -> Option<Hello> {
+        lock(&self.0.hellos).get(&peer).cloned()
+    }
+
+    pub(crate) fn set_forming(&self, voters: InitialVoters) {
+        *lock(&self.0.standing) = OwnStanding::Forming(voters);
+    }
+
+    pub(crate) fn set_formed(&self, cluster: ClusterId, membership: Membership) {
+        *lock(&self.0.standing) = OwnStanding::Formed {
+            cluster,
+            membership,
+        };
+    }
+
+    /// The peer has adopted the first entry: from now on it belongs to the cluster. Blocks.
+    pub(crate) fn note_adopted(&self, peer: NodeId, incarnation: Incarnation) {
+        let mut admission = lock(&self.0.admission);
+        if let Some(record) = admission.note_adopted(peer, incarnation) {
+            // On an error the node stops; there is nobody to refuse.
+            let _ = self.write_boots(&record);
+        }
+    }
+
+    fn write_boots(&self, record: &[u8]) -> Result<(), Refusal> {
+        let written = self.0.directory.write_record(BOOTS_RECORD, record);
+        written.map_err(|error| {
+            let error = FatalError::Directory(Arc::new(error));
+            self.0.inbox.push_notice(Notice::Failed(error));
+            Refusal::Unavailable
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that could panic halfway through a change runs under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

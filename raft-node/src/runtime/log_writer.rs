@@ -1,0 +1,82 @@
+//! The log-writer thread: everything that waits becomes one write and one fsync (group commit).
+//! While that runs, the next batch gathers in the channel.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use raft_core::PersistId;
+use raft_log::{Log, LogError, LogWrite};
+
+use crate::driver::Input;
+use crate::error::FatalError;
+use crate::inbox::{Inbox, Notice};
+
+/// An idle log says within this time that its last batch is synced, so that recovery need not
+/// tell torn from corrupt for it.
+const IDLE_BEFORE_VOUCHING: Duration = Duration::from_millis(10);
+
+/// A write in the order of the core's persists.
+pub(super) struct WriteJob {
+    pub(super) id: PersistId,
+    pub(super) write: LogWrite,
+}
+
+/// Owns the log while the node runs.
+pub(super) struct LogWriter {
+    pub(super) log: Log,
+    pub(super) jobs: Receiver<WriteJob>,
+    pub(super) inbox: Arc<Inbox>,
+    /// What the log takes on disk, for the status.
+    pub(super) log_bytes: Arc<AtomicU64>,
+}
+
+impl LogWriter {
+    /// Runs until the sender of jobs is gone, or the log fails.
+    pub(super) fn run(mut self) {
+        if let Err(error) = self.serve() {
+            let error = FatalError::Log(Arc::new(error));
+            self.inbox.push_notice(Notice::Failed(error));
+        }
+    }
+
+    fn serve(&mut self) -> Result<(), LogError> {
+        loop {
+            self.log_bytes
+                .store(self.log.disk_bytes(), Ordering::Relaxed);
+            let first = if self.log.needs_vouching() {
+                match self.jobs.recv_timeout(IDLE_BEFORE_VOUCHING) {
+                    Ok(job) => job,
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.log.vouch_if_idle()?;
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => {
+                        return self.log.vouch_if_idle().map(drop);
+                    }
+                }
+            } else {
+                match self.jobs.recv() {
+                    Ok(job) => job,
+                    Err(_) => return Ok(()),
+                }
+            };
+            self.write_all_waiting(first)?;
+        }
+    }
+
+    fn write_all_waiting(&mut self, first: WriteJob) -> Result<(), LogError> {
+        let mut last = first.id;
+        self.log.stage(first.write)?;
+        // What waits is bounded by the core's windows; the log splits what exceeds a batch.
+        while let Ok(job) = self.jobs.try_recv() {
+            last = job.id;
+            self.log.stage(job.write)?;
+        }
+        self.log.sync()?;
+        self.inbox
+            .push_notice(Notice::Input(Input::Persisted(last)));
+        Ok(())
+    }
+}

@@ -1,0 +1,241 @@
+//! The shell around the driver: threads, fsync, and the order of starting and stopping.
+
+mod applier;
+mod forming;
+mod greeting;
+mod log_writer;
+mod node_thread;
+mod reader;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::unbounded;
+use raft_core::{RaftCore, Recovered};
+use raft_log::{DataDir, Log, LogIdentity};
+use raft_proto::{ClusterId, GroupId, LogIndex};
+use tokio::sync::watch;
+
+pub use self::applier::apply_batch;
+
+use self::forming::{blocking, formation_error};
+use self::greeting::Greeter;
+use self::log_writer::LogWriter;
+use self::node_thread::{ApplierHandle, Clock, NodeThread};
+use crate::config::{ApplyOn, Parts, RaftConfig, StartError};
+use crate::driver::Driver;
+use crate::error::FatalError;
+use crate::formation::{FormedResponder, InitialVoters};
+use crate::inbox::Inbox;
+use crate::link::Link;
+use crate::machine::StateMachine;
+use crate::state::NodeState;
+use crate::transport::Transport;
+
+/// Starts the node's main thread.
+pub(crate) fn spawn(
+    config: RaftConfig,
+    parts: Parts,
+    inbox: Arc<Inbox>,
+    log_bytes: Arc<AtomicU64>,
+) -> Result<watch::Receiver<NodeState>, StartError> {
+    let (state, watched) = watch::channel(NodeState::Forming {
+        waiting_for: vec!["its own data directory".to_owned()],
+    });
+    let name = format!("raft-{}", config.core.id);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name(format!("{name}-io"))
+        .build()?;
+    thread::Builder::new().name(name).spawn(move || {
+        let life = Life {
+            config,
+            directory: Arc::new(parts.directory),
+            inbox: Arc::clone(&inbox),
+            log_bytes,
+            state: state.clone(),
+        };
+        let transport = parts.transport;
+        let outcome = runtime.block_on(async {
+            let link = Link::new(Arc::clone(&life.directory), Arc::clone(&life.inbox))?;
+            let transport = transport
+                .start(link.clone())
+                .map_err(FatalError::Transport)?;
+            let transport: Arc<dyn Transport> = transport.into();
+            let outcome = life.run(&link, &transport, parts.machine).await;
+            transport.shutdown().await;
+            outcome
+        });
+        inbox.close();
+        inbox.discard();
+        // Tasks of the transport may hold the data directory: it is free once they are gone.
+        drop(runtime);
+        drop(life);
+        state.send_replace(NodeState::Stopped(outcome.err()));
+    })?;
+    Ok(watched)
+}
+
+/// What a node needs from start to end.
+struct Life {
+    config: RaftConfig,
+    directory: Arc<DataDir>,
+    inbox: Arc<Inbox>,
+    log_bytes: Arc<AtomicU64>,
+    state: watch::Sender<NodeState>,
+}
+
+/// A thread to wait for at the end, with its job for messages.
+type Worker = (&'static str, JoinHandle<()>);
+
+impl Life {
+    async fn run(
+        &self,
+        link: &Link,
+        transport: &Arc<dyn Transport>,
+        machine: Box<dyn StateMachine>,
+    ) -> Result<(), FatalError> {
+        let clock = Clock::starting_now();
+        let Some(responder) = self.form(clock, link, transport.as_ref()).await? else {
+            return Ok(());
+        };
+        let cluster = responder.cluster();
+        let (log, recovered) = self.open_log(cluster).await?;
+        let snapshot = recovered.snapshot.map_or(LogIndex::ZERO, |last| last.index);
+        let core = RaftCore::new(self.config.core.clone(), recovered, clock.now())
+            .map_err(|error| FatalError::Core(error.to_string()))?;
+        self.check_voters(&responder, &core)?;
+
+        let mut greeter = Greeter {
+            responder,
+            link: link.clone(),
+            membership: core.membership().clone(),
+        };
+        greeter.set_membership(core.membership());
+        let mut workers = Vec::new();
+        let started = self.start_workers(log, machine, &mut workers);
+        let outcome = match started {
+            Ok((writer, reader, applier)) => {
+                self.state.send_replace(NodeState::Running { cluster });
+                let limits = self.config.limits.clone();
+                let node = NodeThread {
+                    driver: Driver::new(core, limits, snapshot),
+                    clock,
+                    inbox: Arc::clone(&self.inbox),
+                    greeter,
+                    transport: Arc::clone(transport),
+                    writer,
+                    reader,
+                    applier,
+                };
+                node.run().await
+            }
+            Err(error) => Err(error),
+        };
+        // Their channels are gone, so they end once they have done what they were given.
+        for (job, thread) in workers {
+            if thread.join().is_err() {
+                return outcome.and(Err(FatalError::Thread(job)));
+            }
+        }
+        outcome
+    }
+
+    async fn open_log(&self, cluster: ClusterId) -> Result<(Log, Recovered), FatalError> {
+        let directory = Arc::clone(&self.directory);
+        let options = self.config.log;
+        let identity = LogIdentity {
+            cluster,
+            node: directory.node(),
+            incarnation: directory.incarnation(),
+            group: GroupId(0),
+        };
+        let boot = directory.boot();
+        let open = move || Log::open(&directory, identity, options).map_err(Arc::new);
+        let (log, found) = blocking(open).await?.map_err(FatalError::OpenLog)?;
+        if let Some(torn) = &found.dropped_torn {
+            tracing::warn!(
+                node = self.config.core.id.0,
+                ?torn,
+                "a torn last batch was dropped"
+            );
+        }
+        let recovered = Recovered {
+            hard_state: found.hard_state,
+            snapshot: found.snapshot,
+            first_index: found.first_index,
+            last: found.last,
+            term_runs: found.term_runs,
+            entry_sizes: found.entry_sizes,
+            memberships: found.memberships,
+            missing: Vec::new(),
+            counted: true,
+            boot,
+        };
+        Ok((log, recovered))
+    }
+
+    /// A formed node may be started with the voters it was formed with, or with today's members.
+    fn check_voters(&self, responder: &FormedResponder, core: &RaftCore) -> Result<(), FatalError> {
+        let given = self.config.initial_voters.clone();
+        if given.is_empty() {
+            return Ok(());
+        }
+        let given = InitialVoters::new(self.config.core.id, given).map_err(formation_error)?;
+        let checked = responder.check_restart(&given, core.membership());
+        checked.map_err(formation_error)
+    }
+
+    fn start_workers(
+        &self,
+        log: Log,
+        machine: Box<dyn StateMachine>,
+        workers: &mut Vec<Worker>,
+    ) -> Result<
+        (
+            crossbeam_channel::Sender<log_writer::WriteJob>,
+            crossbeam_channel::Sender<crate::driver::LogReadRequest>,
+            ApplierHandle,
+        ),
+        FatalError,
+    > {
+        let id = self.config.core.id;
+        let mut start = |job: &'static str, work: Box<dyn FnOnce() + Send>| {
+            let builder = thread::Builder::new().name(format!("raft-{id}-{job}"));
+            let started = builder.spawn(work).map_err(|_| FatalError::Thread(job))?;
+            workers.push((job, started));
+            Ok(())
+        };
+
+        let (reader, requests) = unbounded();
+        let (log_reader, inbox) = (log.reader(), Arc::clone(&self.inbox));
+        start(
+            "reader",
+            Box::new(move || reader::run(&log_reader, &requests, &inbox)),
+        )?;
+
+        let (writer, jobs) = unbounded();
+        let log_writer = LogWriter {
+            log,
+            jobs,
+            inbox: Arc::clone(&self.inbox),
+            log_bytes: Arc::clone(&self.log_bytes),
+        };
+        start("writer", Box::new(move || log_writer.run()))?;
+
+        let applier = match self.config.apply_on {
+            ApplyOn::NodeThread => ApplierHandle::Inline(machine),
+            ApplyOn::OwnThread => {
+                let (batches, received) = unbounded();
+                let inbox = Arc::clone(&self.inbox);
+                start(
+                    "applier",
+                    Box::new(move || applier::run(machine, &received, &inbox)),
+                )?;
+                ApplierHandle::Thread(batches)
+            }
+        };
+        Ok((writer, reader, applier))
+    }
+}

@@ -1,0 +1,213 @@
+//! The node's main thread: inbox, driver and transport in one single-threaded tokio runtime, so
+//! that a message costs no hop between threads on its way from the socket to the core and back.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use raft_core::Time;
+use raft_proto::{Message, NodeId};
+use tokio::time::sleep_until;
+
+use super::applier::apply_batch;
+use super::forming::others;
+use super::greeting::Greeter;
+use super::log_writer::WriteJob;
+use crate::driver::{ApplyBatch, Driver, Input, LogReadRequest, Output};
+use crate::error::FatalError;
+use crate::inbox::{Inbox, Notice};
+use crate::machine::StateMachine;
+use crate::transport::Transport;
+
+/// How long an orderly stop waits for a successor: about two default election timeouts.
+const HAND_OVER_MS: u64 = 1_500;
+
+/// Monotonic time since the node started.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    pub(super) fn starting_now() -> Self {
+        Self {
+            start: Instant::now(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Time {
+        // 584 years of nanoseconds fit.
+        Time(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn instant(&self, time: Time) -> tokio::time::Instant {
+        (self.start + Duration::from_nanos(time.0)).into()
+    }
+}
+
+/// Where batches are applied.
+pub(super) enum ApplierHandle {
+    Thread(Sender<ApplyBatch>),
+    Inline(Box<dyn StateMachine>),
+}
+
+/// Everything that the main thread holds while the node runs.
+pub(super) struct NodeThread {
+    pub(super) driver: Driver,
+    pub(super) clock: Clock,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) greeter: Greeter,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) writer: Sender<WriteJob>,
+    pub(super) reader: Sender<LogReadRequest>,
+    pub(super) applier: ApplierHandle,
+}
+
+/// Whether the node goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Serving,
+    /// Asked to stop; leadership is being handed over until then.
+    HandingOver {
+        until: Time,
+    },
+}
+
+impl NodeThread {
+    /// Runs until somebody asks it to stop, or something fails for good. Whatever waits then is
+    /// answered with what is known.
+    pub(super) async fn run(mut self) -> Result<(), FatalError> {
+        let outcome = self.serve().await;
+        self.inbox.close();
+        self.inbox.discard();
+        self.driver.shut_down();
+        outcome
+    }
+
+    async fn serve(&mut self) -> Result<(), FatalError> {
+        let mut notices = Vec::new();
+        let mut mode = Mode::Serving;
+        self.step()?;
+        loop {
+            self.wait(mode, &mut notices).await;
+            let now = self.clock.now();
+            for notice in notices.drain(..) {
+                match notice {
+                    Notice::Input(input) => {
+                        let input = self.greeter.intercept(self.transport.as_ref(), input);
+                        if let Some(input) = input {
+                            self.driver.handle(now, input);
+                        }
+                    }
+                    Notice::Failed(error) => return Err(error),
+                    // The transport tries again; what it means was logged.
+                    Notice::Refused { .. } => {}
+                    Notice::Stop => mode = self.hand_over(now, mode),
+                }
+            }
+            self.step()?;
+            if let Mode::HandingOver { until } = mode
+                && (!self.driver.is_leader() || self.clock.now() >= until)
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until something comes in or a deadline passes.
+    async fn wait(&self, mode: Mode, notices: &mut Vec<Notice>) {
+        let stop_at = match mode {
+            Mode::Serving => None,
+            Mode::HandingOver { until } => Some(until),
+        };
+        let due = self.driver.poll_timeout().into_iter().chain(stop_at).min();
+        match due {
+            Some(due) => tokio::select! {
+                biased;
+                () = self.inbox.take(notices) => {}
+                () = sleep_until(self.clock.instant(due)) => {}
+            },
+            None => self.inbox.take(notices).await,
+        }
+    }
+
+    /// A leader that stops in order hands over first, so that writes pause for a round trip
+    /// instead of an election timeout.
+    fn hand_over(&mut self, now: Time, mode: Mode) -> Mode {
+        if mode != Mode::Serving {
+            return mode;
+        }
+        let Some(to) = self.driver.best_successor() else {
+            return Mode::HandingOver { until: now };
+        };
+        // Whether it worked shows in the role.
+        let waiter = Box::new(drop);
+        self.driver.handle(now, Input::Transfer { to, waiter });
+        Mode::HandingOver {
+            until: now.plus_ms(HAND_OVER_MS),
+        }
+    }
+
+    /// Lets time pass, and carries out what the driver decided.
+    fn step(&mut self) -> Result<(), FatalError> {
+        // Sampled after the inbox was drained, so that what came in late is not late twice.
+        let now = self.clock.now();
+        if self.driver.poll_timeout().is_some_and(|due| due <= now) {
+            self.driver.handle_timeout(now);
+        }
+        self.driver.flush(now);
+        while let Some(output) = self.driver.poll_output() {
+            self.carry_out(now, output)?;
+        }
+        Ok(())
+    }
+
+    /// The transport counts what it drops, and Raft repairs it; for an append it does so sooner if
+    /// it is told.
+    fn send(&mut self, now: Time, to: NodeId, uncounted: bool, message: Message) {
+        let sequence = if let Message::AppendRequest(append) = &message {
+            Some(append.sequence)
+        } else {
+            None
+        };
+        if let (Err(_), Some(sequence)) = (self.transport.send(to, uncounted, message), sequence) {
+            self.driver.handle(now, Input::Unsent { to, sequence });
+        }
+    }
+
+    fn carry_out(&mut self, now: Time, output: Output) -> Result<(), FatalError> {
+        match output {
+            Output::Write { id, write } => self
+                .writer
+                .send(WriteJob { id, write })
+                .map_err(|_| FatalError::Thread("writer"))?,
+            Output::ReadLog(request) => self
+                .reader
+                .send(request)
+                .map_err(|_| FatalError::Thread("reader"))?,
+            Output::Send {
+                to,
+                uncounted,
+                message,
+            } => self.send(now, to, uncounted, message),
+            Output::Peers(membership) => {
+                self.greeter.set_membership(&membership);
+                let members = membership.members.iter();
+                let all: Vec<_> = members.map(|(id, m)| (*id, m.address.clone())).collect();
+                let node = self.driver.core().id();
+                self.transport.set_peers(&others(node, &all));
+            }
+            Output::Apply(batch) => match &mut self.applier {
+                ApplierHandle::Thread(batches) => batches
+                    .send(batch)
+                    .map_err(|_| FatalError::Thread("applier"))?,
+                ApplierHandle::Inline(machine) => {
+                    let applied = apply_batch(machine.as_mut(), batch);
+                    self.driver.handle(now, applied);
+                    self.driver.flush(now);
+                }
+            },
+        }
+        Ok(())
+    }
+}
