@@ -143,12 +143,12 @@ enum QueryHead<'a> {
     Status,
 }
 
-/// A command in two pieces: a head of its own, and values that stay where they are.
+/// A command in pieces: a head of its own, and values that stay where they are.
 #[derive(Clone, Debug)]
 pub struct EncodedCommand<'a> {
     /// Version and structured head.
     pub head: Vec<u8>,
-    /// The values behind it, in order.
+    /// The values behind it, in order: what a compare-and-swap expects, and the new value.
     pub values: [&'a [u8]; 2],
 }
 
@@ -232,14 +232,14 @@ fn split<'a>(operation: &Operation<'a>) -> (OperationHead<'a>, [&'a [u8]; 2]) {
                 key: Slice(key),
                 value_bytes: length(value),
             };
-            (head, [value, b""])
+            (head, [b"", value])
         }
         Operation::Append { key, value } => {
             let head = OperationHead::Append {
                 key: Slice(key),
                 value_bytes: length(value),
             };
-            (head, [value, b""])
+            (head, [b"", value])
         }
         Operation::Delete { range } => {
             let range = range_head(&range);
@@ -392,154 +392,5 @@ impl<'a> Query<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn origin() -> Origin {
-        Origin {
-            session: SessionId(300),
-            sequence: Sequence(5),
-            acknowledged: Sequence(4),
-        }
-    }
-
-    #[test]
-    fn commands_keep_their_bytes() {
-        let one_shot = |operation| Command::Write {
-            origin: None,
-            operation,
-        };
-        let interval = KeyRange::Interval {
-            from: b"a",
-            to: b"b",
-        };
-        let swap = Operation::CompareAndSwap {
-            key: b"k",
-            expected: Expected::Value(b"old"),
-            value: b"new!",
-        };
-        let put = Operation::Put {
-            key: b"k",
-            value: b"val",
-        };
-        let in_session = Command::Write {
-            origin: Some(origin()),
-            operation: put,
-        };
-        let cases: Vec<(Command<'_>, &[u8])> = vec![
-            (one_shot(put), b"\x01\x00\x00\x00\x01k\x03val"),
-            (
-                in_session,
-                b"\x01\x00\x01\xfb\x2c\x01\x05\x04\x00\x01k\x03val",
-            ),
-            (
-                one_shot(Operation::Append {
-                    key: b"k",
-                    value: b"",
-                }),
-                b"\x01\x00\x00\x01\x01k\x00",
-            ),
-            (
-                one_shot(Operation::Delete { range: interval }),
-                b"\x01\x00\x00\x02\x01\x01a\x01b",
-            ),
-            (one_shot(swap), b"\x01\x00\x00\x03\x01k\x01\x03\x04oldnew!"),
-            (
-                Command::Register {
-                    stamp: LeaderTime(9),
-                    ttl_ms: 250,
-                },
-                b"\x01\x01\x09\xfa",
-            ),
-            (
-                Command::KeepAlive {
-                    stamp: LeaderTime(9),
-                    session: SessionId(2),
-                    acknowledged: Sequence(1),
-                },
-                b"\x01\x02\x09\x02\x01",
-            ),
-            (
-                Command::Tick {
-                    stamp: LeaderTime(1),
-                },
-                b"\x01\x03\x01",
-            ),
-        ];
-        for (command, expected) in cases {
-            let bytes = command.encode().to_bytes();
-            assert_eq!(&bytes[..], expected, "{command:?}");
-            assert_eq!(Command::decode(&bytes), Ok(command));
-        }
-    }
-
-    #[test]
-    fn queries_keep_their_bytes() {
-        let range = Query::Range(RangeQuery {
-            range: KeyRange::Prefix(b"ab"),
-            limit: 3,
-            revision: Revision(4),
-            order: Order::Descending,
-            select: Select::KeysOnly,
-        });
-        let cases: [(Query<'_>, &[u8]); 2] = [
-            (range, b"\x01\x00\x03\x02ab\x03\x04\x01\x01"),
-            (Query::Status, b"\x01\x01"),
-        ];
-        for (query, expected) in cases {
-            let bytes = query.to_bytes();
-            assert_eq!(&bytes[..], expected);
-            assert_eq!(Query::decode(&bytes), Ok(query));
-        }
-    }
-
-    #[test]
-    fn values_are_not_copied_by_reading() {
-        let put = Operation::Put {
-            key: b"key",
-            value: b"value",
-        };
-        let command = Command::Write {
-            origin: None,
-            operation: put,
-        };
-        let bytes = command.encode().to_bytes();
-        let Ok(Command::Write {
-            operation: Operation::Put { value, .. },
-            ..
-        }) = Command::decode(&bytes)
-        else {
-            panic!("not a put");
-        };
-        assert!(std::ptr::eq(value, &bytes[bytes.len() - 5..]));
-    }
-
-    #[test]
-    fn damaged_commands_are_refused() {
-        let swap = Operation::CompareAndSwap {
-            key: b"k",
-            expected: Expected::Value(b"old"),
-            value: b"new",
-        };
-        let bytes = Command::Write {
-            origin: Some(origin()),
-            operation: swap,
-        }
-        .encode()
-        .to_bytes();
-        for cut in 0..bytes.len() {
-            assert!(Command::decode(&bytes[..cut]).is_err(), "cut at {cut}");
-        }
-        let mut longer = bytes.to_vec();
-        longer.push(0);
-        assert!(matches!(
-            Command::decode(&longer),
-            Err(DecodeError::PayloadLength { present: 1, .. })
-        ));
-        longer[0] = 2;
-        assert!(matches!(
-            Command::decode(&longer),
-            Err(DecodeError::UnsupportedVersion { found: 2, .. })
-        ));
-    }
-}
+#[path = "command_test.rs"]
+mod tests;

@@ -9,9 +9,11 @@ pub const MAX_VALUE_BYTES: usize = 8 << 20;
 /// Most bytes of keys and values in the answer to one range read; more is cut and said so. At
 /// least one pair always fits.
 pub const MAX_RANGE_REPLY_BYTES: usize = 16 << 20;
-/// Largest request frame body a server accepts, in bytes: one write of the largest key and value,
-/// with room for its head.
-pub const MAX_REQUEST_BYTES: usize = MAX_VALUE_BYTES + 4 * MAX_KEY_BYTES;
+/// Most bytes of the key and of both values of one compare-and-swap.
+pub const MAX_OPERATION_BYTES: usize = 15 << 20;
+/// Largest request frame body a server accepts, and largest command in the log, in bytes: the
+/// largest operation, with room for its head.
+pub const MAX_REQUEST_BYTES: usize = MAX_OPERATION_BYTES + 4 * MAX_KEY_BYTES;
 /// Largest response frame body a client accepts, in bytes: the largest range reply, with room for
 /// the last pair's head.
 pub const MAX_RESPONSE_BYTES: usize = MAX_RANGE_REPLY_BYTES + MAX_VALUE_BYTES + 4 * MAX_KEY_BYTES;
@@ -32,6 +34,9 @@ pub const SESSION_TTL_MS_DEFAULT: u64 = 60_000;
 const _: () = assert!(MAX_RANGE_REPLY_BYTES >= MAX_VALUE_BYTES + MAX_KEY_BYTES);
 const _: () = assert!(MAX_RESPONSE_BYTES < crate::codec::MAX_HEAD_BYTES);
 const _: () = assert!(MAX_REQUEST_BYTES < crate::codec::MAX_HEAD_BYTES);
+const _: () = assert!(MAX_OPERATION_BYTES >= MAX_VALUE_BYTES + MAX_KEY_BYTES);
+// One command fits into a frame between nodes and a record of the log: 16 MiB each by default.
+const _: () = assert!(MAX_REQUEST_BYTES < (16 << 20) - (64 << 10));
 const _: () = assert!(SESSION_TTL_MS_MIN < SESSION_TTL_MS_DEFAULT);
 const _: () = assert!(SESSION_TTL_MS_DEFAULT < SESSION_TTL_MS_MAX);
 
@@ -47,6 +52,11 @@ pub enum LimitError {
     /// The value is too long.
     #[error("the value has {0} bytes; the limit is {MAX_VALUE_BYTES} bytes (8 MiB)")]
     ValueTooLong(usize),
+    /// A compare-and-swap's values are too long together.
+    #[error(
+        "key and values have {0} bytes together; the limit is {MAX_OPERATION_BYTES} bytes (15 MiB)"
+    )]
+    TooLongTogether(usize),
 }
 
 /// Checks a key that is about to be written or read.
@@ -70,6 +80,18 @@ pub const fn check_value(value: &[u8]) -> Result<(), LimitError> {
         Ok(())
     } else {
         Err(LimitError::ValueTooLong(value.len()))
+    }
+}
+
+/// Checks the bytes of key and values of one compare-and-swap.
+///
+/// # Errors
+/// [`LimitError::TooLongTogether`].
+pub const fn check_together(bytes: usize) -> Result<(), LimitError> {
+    if bytes <= MAX_OPERATION_BYTES {
+        Ok(())
+    } else {
+        Err(LimitError::TooLongTogether(bytes))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The replicated state machine: sessions decide whether a command counts, the store carries it out.
 
 use bytes::Bytes;
+use raft_node::{Applied, StateMachine};
 use raft_proto::{LogIndex, Term};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -177,6 +178,16 @@ impl KvMachine {
             Ok(reply) => ReplyRef::Write(reply).to_bytes(),
             Err(refusal) => ReplyRef::Refused(refusal).to_bytes(),
         }
+    }
+}
+
+impl StateMachine for KvMachine {
+    fn apply(&mut self, applied: Applied<'_>) -> Bytes {
+        Self::apply(self, applied.index, applied.term, applied.command)
+    }
+
+    fn query(&mut self, query: &Bytes) -> Bytes {
+        Self::query(self, query)
     }
 }
 

@@ -1,3 +1,7 @@
-//! The `raft-kv` binary.
+//! The `raft-kv` program; everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    raft_kv::cli::main()
+}

@@ -186,7 +186,10 @@ impl Operation<'_> {
                 limits::check_value(value)?;
                 match expected {
                     Expected::Absent | Expected::ModRevision(_) => Ok(()),
-                    Expected::Value(old) => limits::check_value(old),
+                    Expected::Value(old) => {
+                        limits::check_value(old)?;
+                        limits::check_together(key.len() + old.len() + value.len())
+                    }
                 }
             }
         }

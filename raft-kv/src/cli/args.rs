@@ -1,0 +1,355 @@
+//! Every command and flag. Each flag can also be given as an environment variable `RAFT_KV_*`.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::server::PeerAddress;
+
+/// A fault-tolerant, linearizable key/value store over QUIC.
+///
+/// Exit codes: 0 done, 1 refused or failed, 2 usage, 3 outcome unknown.
+#[derive(Debug, Parser)]
+#[command(name = "raft-kv", version)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) common: Common,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Flags of all commands that talk to a cluster.
+#[derive(Debug, Args)]
+pub(super) struct Common {
+    /// Endpoints of the cluster, HOST:PORT, separated by commas; one that works is enough.
+    #[arg(
+        long,
+        global = true,
+        env = "RAFT_KV_ENDPOINTS",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:7001"
+    )]
+    pub(super) endpoints: Vec<String>,
+    /// Directory with ca.pem and the certificates, as `raft-kv cert init` makes it.
+    #[arg(long, global = true, env = "RAFT_KV_TLS_DIR", value_name = "DIR")]
+    pub(super) tls_dir: Option<PathBuf>,
+    /// Whose client certificate to use; may be left out if the directory has only one.
+    #[arg(long, global = true, env = "RAFT_KV_CLIENT_NAME", value_name = "NAME")]
+    pub(super) client_name: Option<String>,
+    /// How long to try: a number with ms, s or m.
+    #[arg(long, global = true, env = "RAFT_KV_TIMEOUT", default_value = "5s", value_parser = duration)]
+    pub(super) timeout: Duration,
+    /// How to print.
+    #[arg(
+        short = 'w',
+        long = "write-out",
+        global = true,
+        env = "RAFT_KV_WRITE_OUT",
+        default_value = "simple"
+    )]
+    pub(super) write_out: Format,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    Simple,
+    /// One JSON value.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a local cluster in the foreground, certificates made for you.
+    Dev(DevArgs),
+    /// Make certificates.
+    Cert(CertArgs),
+    /// Run one server.
+    Server(ServerArgs),
+    /// Set a key.
+    Put(PutArgs),
+    /// Print a key's value.
+    Get(GetArgs),
+    /// Remove a key.
+    Del(DelArgs),
+    /// Add to the end of a key's value.
+    Append(AppendArgs),
+    /// Set a key if it is as expected.
+    Cas(CasArgs),
+    /// Ask every endpoint how it is.
+    Status,
+    /// Hand leadership to another node.
+    Transfer(TransferArgs),
+    /// Put the cluster under load and measure.
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DevArgs {
+    /// How many servers.
+    #[arg(long, env = "RAFT_KV_NODES", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
+    pub(super) nodes: u64,
+    /// Where certificates and data are kept; made if it does not exist, used again if it does.
+    #[arg(
+        long,
+        env = "RAFT_KV_DATA_DIR",
+        default_value = "raft-kv-dev",
+        value_name = "DIR"
+    )]
+    pub(super) data_dir: PathBuf,
+    /// Port of the first server, the others follow; 0 lets the system choose. Only for a new
+    /// directory.
+    #[arg(long, env = "RAFT_KV_FIRST_PORT", default_value_t = 7001)]
+    pub(super) first_port: u16,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CertArgs {
+    #[command(subcommand)]
+    pub(super) command: CertCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CertCommand {
+    /// Make a certificate authority, and a certificate for every node and client.
+    Init(CertInitArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct CertInitArgs {
+    /// Where the files go.
+    #[arg(long, env = "RAFT_KV_CERT_DIR", value_name = "DIR")]
+    pub(super) dir: PathBuf,
+    /// The cluster's name: lower-case letters, digits and hyphens.
+    #[arg(long, env = "RAFT_KV_CLUSTER", value_name = "NAME")]
+    pub(super) cluster: String,
+    /// A node and the host name or address that clients reach it by; once for each.
+    #[arg(
+        long,
+        env = "RAFT_KV_CERT_NODES",
+        value_name = "ID=HOST",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub(super) node: Vec<String>,
+    /// A client's name; once for each.
+    #[arg(
+        long = "client",
+        env = "RAFT_KV_CLIENTS",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub(super) clients: Vec<String>,
+    /// How many days the certificates are valid.
+    #[arg(long, env = "RAFT_KV_CERT_DAYS", default_value_t = 3650, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub(super) days: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ServerArgs {
+    /// This node's id, from 1 on.
+    #[arg(long, env = "RAFT_KV_ID")]
+    pub(super) id: u64,
+    /// Where this node keeps its data.
+    #[arg(long, env = "RAFT_KV_DATA_DIR", value_name = "DIR")]
+    pub(super) data_dir: PathBuf,
+    /// The UDP address to listen on, for peers and clients.
+    #[arg(long, env = "RAFT_KV_LISTEN", value_name = "IP:PORT")]
+    pub(super) listen: SocketAddr,
+    /// A voter of the new cluster, this node included; once for each, the same on all of them.
+    #[arg(
+        long = "peer",
+        env = "RAFT_KV_PEERS",
+        value_name = "ID=HOST:PORT",
+        value_delimiter = ','
+    )]
+    pub(super) peers: Vec<PeerAddress>,
+    /// How often a leader sends heartbeats, in milliseconds.
+    #[arg(long, env = "RAFT_KV_HEARTBEAT_MS", default_value_t = 100)]
+    pub(super) heartbeat_ms: u64,
+    /// Shortest election timeout, in milliseconds.
+    #[arg(long, env = "RAFT_KV_ELECTION_TIMEOUT_MS", default_value_t = 210)]
+    pub(super) election_timeout_ms: u64,
+    /// How much longer an election timeout may be, at random, in milliseconds.
+    #[arg(long, env = "RAFT_KV_ELECTION_SPREAD_MS", default_value_t = 500)]
+    pub(super) election_spread_ms: u64,
+    /// Size of new log segments, in bytes.
+    #[arg(long, env = "RAFT_KV_SEGMENT_BYTES", default_value_t = 64 << 20)]
+    pub(super) segment_bytes: u64,
+    /// Shut down when the standard input ends: a parent that dies takes its servers along.
+    #[arg(long, env = "RAFT_KV_UNTIL_STDIN_CLOSES", hide = true)]
+    pub(super) until_stdin_closes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PutArgs {
+    /// The key.
+    pub(super) key: OsString,
+    /// The value; `-` reads it from the standard input.
+    pub(super) value: OsString,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GetArgs {
+    /// The key.
+    pub(super) key: OsString,
+    /// Ask one node for what it has, which may be old.
+    #[arg(long, env = "RAFT_KV_STALE")]
+    pub(super) stale: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DelArgs {
+    /// The key.
+    pub(super) key: OsString,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AppendArgs {
+    /// The key.
+    pub(super) key: OsString,
+    /// What to add; `-` reads it from the standard input.
+    pub(super) value: OsString,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CasArgs {
+    /// The key.
+    pub(super) key: OsString,
+    #[command(flatten)]
+    pub(super) expected: ExpectedArgs,
+    /// The new value; `-` reads it from the standard input.
+    pub(super) new: OsString,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct ExpectedArgs {
+    /// The key has this value; `-` reads it from the standard input.
+    #[arg(long, env = "RAFT_KV_EXPECT", value_name = "OLD")]
+    pub(super) expect: Option<OsString>,
+    /// The key does not exist.
+    #[arg(long, env = "RAFT_KV_ABSENT")]
+    pub(super) absent: bool,
+    /// The key was last written by this revision.
+    #[arg(long, env = "RAFT_KV_MOD_REV", value_name = "N")]
+    pub(super) mod_rev: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TransferArgs {
+    /// The id of the next leader.
+    pub(super) id: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// What to do.
+    pub(super) load: Load,
+    /// Clients that each have one request under way.
+    #[arg(long, env = "RAFT_KV_BENCH_CLIENTS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(super) clients: u32,
+    /// Requests in total.
+    #[arg(long, env = "RAFT_KV_BENCH_TOTAL", default_value_t = 100_000)]
+    pub(super) total: u64,
+    /// Bytes of each value.
+    #[arg(long, env = "RAFT_KV_BENCH_VALUE_SIZE", default_value_t = 256)]
+    pub(super) value_size: usize,
+    /// Different keys.
+    #[arg(long, env = "RAFT_KV_BENCH_KEY_SPACE", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) key_space: u64,
+    /// Connections to the leader, shared by the clients.
+    #[arg(long, env = "RAFT_KV_BENCH_CONNECTIONS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(super) connections: u32,
+}
+
+/// A kind of load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Load {
+    /// Write keys at random.
+    Put,
+    /// Read keys at random, linearizably.
+    Get,
+}
+
+/// Reads `5s`, `250ms` or `2m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("{text:?} is not a number with ms, s or m"))?;
+    let unit = &text[digits.len()..];
+    let ms = match unit {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1_000),
+        "m" => number.checked_mul(60_000),
+        _ => return Err(format!("{text:?} needs a unit: ms, s or m")),
+    };
+    match ms {
+        Some(ms @ 1..=86_400_000) => Ok(Duration::from_millis(ms)),
+        Some(_) | None => Err(format!("{text:?} is not between 1ms and one day")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_variable() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                let id = argument.get_id().as_str();
+                if argument.is_positional() || id == "help" || id == "version" {
+                    continue;
+                }
+                let env = argument
+                    .get_env()
+                    .unwrap_or_else(|| panic!("--{id} has none"));
+                assert!(env.to_string_lossy().starts_with("RAFT_KV_"), "{id}");
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for bad in [
+            "5",
+            "s",
+            "",
+            "0s",
+            "-1s",
+            "5h",
+            "99999999999999999999s",
+            "2000000m",
+        ] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_swap_expects_exactly_one_thing() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["raft-kv", "cas", "k"], args].concat());
+        assert!(parse(&["--absent", "new"]).is_ok());
+        assert!(parse(&["--mod-rev", "7", "new"]).is_ok());
+        assert!(parse(&["--expect", "old", "new"]).is_ok());
+        assert!(parse(&["new"]).is_err());
+        assert!(parse(&["--absent", "--expect", "old", "new"]).is_err());
+    }
+}

@@ -1,0 +1,492 @@
+//! The client library: finds the leader, follows hints, retries, and counts writes once.
+//!
+//! ```no_run
+//! use raft_kv::client::{Client, ClientConfig, Write};
+//! use raft_net::{TlsFiles, TlsIdentity};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let tls = TlsIdentity::from_files(&TlsFiles {
+//!     certificate: "tls/client-app.pem".into(),
+//!     key: "tls/client-app-key.pem".into(),
+//!     authorities: "tls/ca.pem".into(),
+//! })?;
+//! let endpoints = vec!["127.0.0.1:7001".to_owned(), "127.0.0.1:7002".to_owned()];
+//! let client = Client::new(ClientConfig::new(endpoints, tls))?;
+//!
+//! // Under a session a write counts once, however often it has to be sent.
+//! let session = client.session().await?;
+//! session.write(&Write::append("log", "one line\n")).await?;
+//! let found = client.get(b"log").await?;
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod call;
+mod error;
+mod pool;
+mod request;
+pub mod route;
+mod session;
+pub mod window;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use raft_net::TlsIdentity;
+use raft_net::client::{ClientEndpoint, ClientOptions, RequestError, Response, Sent};
+use raft_proto::NodeId;
+use tokio::task::JoinSet;
+
+use self::call::{Attempt, Call, CallPolicy, Next, Problem, Repetition};
+pub use self::error::ClientError;
+use self::pool::{Connected, Pool};
+use self::request::Request;
+pub use self::request::Write;
+pub use self::session::Session;
+use crate::command::Query;
+use crate::limits::{MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, SESSION_TTL_MS_DEFAULT};
+use crate::operation::{KeyRange, RangeQuery};
+use crate::protocol::{
+    self, NodeStatus, Redirect, RegisterRequest, RequestKind, ResponseKind, ServerRefusal,
+    TransferRequest,
+};
+use crate::reply::{KeyValue, RangeReply, Reply, WriteReply};
+
+/// What a client needs to know.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Endpoints of the cluster, `host:port`; one that works is enough.
+    pub endpoints: Vec<String>,
+    /// The client's certificate, and the authorities it trusts.
+    pub tls: TlsIdentity,
+    /// Deadline and pauses of every call.
+    pub policy: CallPolicy,
+    /// Connections to each endpoint. One carries thousands of requests at a time; more than one
+    /// use more than one core.
+    pub connections: usize,
+    /// Silence after which a connection is given up.
+    pub idle_timeout: Duration,
+    /// Time-to-live of sessions, in milliseconds of the cluster's time.
+    pub session_ttl_ms: u64,
+}
+
+impl ClientConfig {
+    /// Defaults for a cluster with these endpoints.
+    #[must_use]
+    pub fn new(endpoints: Vec<String>, tls: TlsIdentity) -> Self {
+        Self {
+            endpoints,
+            tls,
+            policy: CallPolicy::default(),
+            connections: 1,
+            idle_timeout: Duration::from_secs(1),
+            session_ttl_ms: SESSION_TTL_MS_DEFAULT,
+        }
+    }
+}
+
+/// Which states of the store may answer a read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Consistency {
+    /// One that holds every write finished before the read began.
+    #[default]
+    Linearizable,
+    /// Whatever the node that is asked has applied; perhaps old.
+    Stale,
+}
+
+/// A client of one cluster. Cheap to clone; all clones share their connections.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pool: Pool,
+    policy: CallPolicy,
+    session_ttl_ms: u64,
+    /// Grows with every call, for the jitter of its pauses.
+    seed: AtomicU64,
+}
+
+/// What a server answered: the kind and the body.
+type Answer = (ResponseKind, Bytes);
+
+impl Client {
+    /// Makes a client. Connects only when needed. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ClientError::NoEndpoint`], and [`ClientError::Setup`] for an expired or unusable
+    /// certificate.
+    pub fn new(config: ClientConfig) -> Result<Self, ClientError> {
+        if config.endpoints.is_empty() {
+            return Err(ClientError::NoEndpoint);
+        }
+        let options = ClientOptions {
+            // Both limits are far below 4 GiB.
+            max_request_bytes: MAX_REQUEST_BYTES as u32,
+            max_response_bytes: MAX_RESPONSE_BYTES as u32,
+            idle_timeout: config.idle_timeout,
+            ..ClientOptions::default()
+        };
+        let endpoint = ClientEndpoint::new(&config.tls, options)?;
+        let mut seed = [0; 8];
+        // Without randomness the pauses of clients started together are alike, nothing worse.
+        let _ = getrandom::fill(&mut seed);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                pool: Pool::new(endpoint, config.endpoints, config.connections),
+                policy: config.policy,
+                session_ttl_ms: config.session_ttl_ms,
+                seed: AtomicU64::new(u64::from_le_bytes(seed)),
+            }),
+        })
+    }
+
+    /// Carries out a write without a session. It is sent again only as long as it certainly has
+    /// not reached a server.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::is_unknown`] if the write may have been carried out.
+    pub async fn write(&self, write: &Write) -> Result<WriteReply, ClientError> {
+        write.check()?;
+        let request = Request::write(write, None);
+        let answer = self.call(&request, Repetition::Forbidden).await?;
+        let reply = reply_of(answer)?;
+        if let Reply::Write(written) = reply {
+            Ok(written)
+        } else {
+            Err(unexpected(&reply))
+        }
+    }
+
+    /// Sets a key, without a session: [`Client::write`] of [`Write::put`].
+    ///
+    /// # Errors
+    /// As [`Client::write`].
+    pub async fn put(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<WriteReply, ClientError> {
+        self.write(&Write::put(key, value)).await
+    }
+
+    /// Reads one key, linearizably.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn get(&self, key: &[u8]) -> Result<Option<KeyValue>, ClientError> {
+        let query = RangeQuery::new(KeyRange::One(key));
+        let found = self.range(&query, Consistency::Linearizable).await?;
+        Ok(found.pairs.into_iter().next())
+    }
+
+    /// Reads keys.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn range(
+        &self,
+        query: &RangeQuery<'_>,
+        consistency: Consistency,
+    ) -> Result<RangeReply, ClientError> {
+        query.range.check()?;
+        let kind = match consistency {
+            Consistency::Linearizable => RequestKind::Read,
+            Consistency::Stale => RequestKind::ReadLocal,
+        };
+        let request = Request::query(kind, &Query::Range(*query));
+        let answer = self.call(&request, Repetition::Harmless).await?;
+        let reply = reply_of(answer)?;
+        if let Reply::Range(found) = reply {
+            Ok(found)
+        } else {
+            Err(unexpected(&reply))
+        }
+    }
+
+    /// Registers a session, under which writes count once.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn session(&self) -> Result<Session, ClientError> {
+        let ttl_ms = self.inner.session_ttl_ms;
+        let request = Request::of(RequestKind::Register, &RegisterRequest { ttl_ms });
+        let answer = self.call(&request, Repetition::Harmless).await?;
+        let reply = reply_of(answer)?;
+        if let Reply::Registered(id) = reply {
+            Ok(Session::start(self.clone(), id, ttl_ms))
+        } else {
+            Err(unexpected(&reply))
+        }
+    }
+
+    /// Hands leadership to another node.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn transfer_leadership(&self, to: NodeId) -> Result<(), ClientError> {
+        let request = Request::of(RequestKind::Transfer, &TransferRequest { to });
+        match self.call(&request, Repetition::Harmless).await? {
+            (ResponseKind::Done, _) => Ok(()),
+            _ => Err(ClientError::Mismatched),
+        }
+    }
+
+    /// Asks every endpoint how it is, all at once, each within the deadline.
+    pub async fn status(&self) -> Vec<(String, Result<NodeStatus, ClientError>)> {
+        let mut asked = Vec::new();
+        for address in self.inner.pool.addresses() {
+            let client = self.clone();
+            let of_address = address.clone();
+            let task = tokio::spawn(async move { client.status_of(&of_address).await });
+            asked.push((address, task));
+        }
+        let mut all = Vec::with_capacity(asked.len());
+        for (address, task) in asked {
+            let status = task.await.unwrap_or(Err(ClientError::Mismatched));
+            all.push((address, status));
+        }
+        all
+    }
+
+    /// Asks one endpoint how it is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn status_of(&self, address: &str) -> Result<NodeStatus, ClientError> {
+        let mut call = self.new_call(Repetition::Harmless);
+        let started = Instant::now();
+        loop {
+            let bound = call.attempt_timeout(started.elapsed());
+            let attempt = self.ask_status(address, bound).await;
+            match call.next(attempt, started.elapsed()) {
+                Next::Done(answer) => return status_of(answer?),
+                Next::Retry { after } => tokio::time::sleep(after).await,
+            }
+        }
+    }
+
+    /// Finds the leader by asking everybody, and sends it all further calls. Reads are answered
+    /// by every node, but a follower has to ask the leader first.
+    ///
+    /// # Errors
+    /// [`ClientError`] if nobody names a leader within the deadline.
+    pub async fn prefer_leader(&self) -> Result<NodeStatus, ClientError> {
+        let mut call = self.new_call(Repetition::Harmless);
+        let started = Instant::now();
+        loop {
+            let bound = call.attempt_timeout(started.elapsed());
+            if let Some((address, status)) = self.find_leader(bound).await {
+                self.inner.pool.prefer(&address);
+                return Ok(status);
+            }
+            let nobody = Attempt::NotDone(Problem::NoLeader("any endpoint".to_owned()));
+            match call.next::<()>(nobody, started.elapsed()) {
+                Next::Done(Err(error)) => return Err(error.into()),
+                Next::Done(Ok(())) => return Err(ClientError::Mismatched),
+                Next::Retry { after } => tokio::time::sleep(after).await,
+            }
+        }
+    }
+
+    /// Asks everybody once, until somebody says that it leads.
+    async fn find_leader(&self, bound: Duration) -> Option<(String, NodeStatus)> {
+        let mut asked = JoinSet::new();
+        for address in self.inner.pool.addresses() {
+            let client = self.clone();
+            asked.spawn(async move {
+                let attempt = client.ask_status(&address, bound).await;
+                (address, attempt)
+            });
+        }
+        while let Some(joined) = asked.join_next().await {
+            if let Ok((address, Attempt::Answered(answer))) = joined
+                && let Ok(status) = status_of(answer)
+                && status.leader == Some(status.id)
+            {
+                return Some((address, status));
+            }
+        }
+        None
+    }
+
+    async fn ask_status(&self, address: &str, bound: Duration) -> Attempt<Answer> {
+        let request = Request::empty(RequestKind::Status);
+        match self.inner.pool.connect_to(address, bound).await {
+            Ok(connected) => self.send(&connected, &request, bound).await,
+            Err(error) if error::is_permanent(&error) => {
+                Attempt::NotDone(Problem::Incompatible(error.to_string()))
+            }
+            Err(error) => Attempt::NotDone(Problem::NotConnected {
+                address: address.to_owned(),
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    /// Closes all connections and tells the servers, within `bound`.
+    pub async fn close(&self, bound: Duration) {
+        self.inner.pool.shutdown(bound).await;
+    }
+
+    fn new_call(&self, repetition: Repetition) -> Call {
+        let seed = self.inner.seed.fetch_add(1, Ordering::Relaxed);
+        Call::new(self.inner.policy, repetition, seed)
+    }
+
+    /// Sends a request until it is answered, refused, or out of time.
+    async fn call(&self, request: &Request, repetition: Repetition) -> Result<Answer, ClientError> {
+        let mut call = self.new_call(repetition);
+        let started = Instant::now();
+        loop {
+            let bound = call.attempt_timeout(started.elapsed());
+            let attempt = self.attempt(request, bound).await;
+            match call.next(attempt, started.elapsed()) {
+                Next::Done(answer) => return Ok(answer?),
+                Next::Retry { after } if after.is_zero() => {}
+                Next::Retry { after } => tokio::time::sleep(after).await,
+            }
+        }
+    }
+
+    async fn attempt(&self, request: &Request, bound: Duration) -> Attempt<Answer> {
+        let pool = &self.inner.pool;
+        // A connection takes two round trips; whoever needs longer is not the first to ask.
+        let connect_bound = bound.min(self.inner.policy.first_attempt);
+        let connected = match pool.connect(connect_bound).await {
+            Ok(connected) => connected,
+            Err(failed) => return failed,
+        };
+        let attempt = self.send(&connected, request, bound).await;
+        let address = &connected.address;
+        match &attempt {
+            Attempt::Redirected { redirect, .. } => pool.redirected(address, redirect),
+            Attempt::Unsure(_) | Attempt::NotDone(Problem::NotSent(_)) => pool.fails(address),
+            Attempt::NotDone(Problem::Refused(refusal)) if leaves(refusal) => pool.fails(address),
+            Attempt::NotDone(_) | Attempt::Answered(_) => {}
+        }
+        attempt
+    }
+
+    async fn send(
+        &self,
+        connected: &Connected,
+        request: &Request,
+        bound: Duration,
+    ) -> Attempt<Answer> {
+        let Connected {
+            address,
+            connection,
+        } = connected;
+        let payload = request.payload.clone();
+        let asked = connection.request(request.kind as u8, &request.head, payload);
+        match tokio::time::timeout(bound, asked).await {
+            Err(_) => Attempt::Unsure(Problem::NoAnswer(address.to_string())),
+            Ok(Err(error)) => request_failed(address, &error),
+            Ok(Ok(response)) => attempt_of(address, response),
+        }
+    }
+}
+
+/// Whether a refusal is a reason to ask another node.
+const fn leaves(refusal: &ServerRefusal) -> bool {
+    match refusal {
+        ServerRefusal::NotReady { .. }
+        | ServerRefusal::Stopped
+        | ServerRefusal::ReadNotConfirmed
+        | ServerRefusal::DiskUnavailable
+        | ServerRefusal::Superseded => true,
+        ServerRefusal::Overloaded
+        | ServerRefusal::TooLarge { .. }
+        | ServerRefusal::EmptyKey
+        | ServerRefusal::KeyTooLong { .. }
+        | ServerRefusal::ValueTooLong { .. }
+        | ServerRefusal::UnknownKind { .. }
+        | ServerRefusal::UnsupportedVersion { .. }
+        | ServerRefusal::Malformed
+        | ServerRefusal::NotTransferred { .. } => false,
+    }
+}
+
+fn request_failed(address: &str, error: &RequestError) -> Attempt<Answer> {
+    match error {
+        RequestError::Disconnected {
+            sent: Sent::Maybe,
+            reason,
+        } => Attempt::Unsure(Problem::Lost {
+            address: address.to_owned(),
+            reason: reason.to_string(),
+        }),
+        RequestError::Disconnected { sent: Sent::No, .. } | RequestError::QueueFull => {
+            Attempt::NotDone(Problem::NotSent(error.to_string()))
+        }
+        RequestError::TooLarge { found, limit } => {
+            Attempt::NotDone(Problem::Refused(ServerRefusal::TooLarge {
+                bytes: *found as u64,
+                limit: *limit as u64,
+            }))
+        }
+    }
+}
+
+fn attempt_of(address: &str, response: Response) -> Attempt<Answer> {
+    // A body that cannot be read says nothing about what was done.
+    let unsure = |reason: String| {
+        Attempt::Unsure(Problem::Lost {
+            address: address.to_owned(),
+            reason,
+        })
+    };
+    let Some(kind) = ResponseKind::from_number(response.kind) else {
+        return unsure(format!("response of unknown kind {}", response.kind));
+    };
+    match kind {
+        ResponseKind::Answer | ResponseKind::Status | ResponseKind::Done => {
+            Attempt::Answered((kind, response.body))
+        }
+        ResponseKind::Redirect => match protocol::from_body::<Redirect>(&response.body) {
+            Ok(redirect) => Attempt::Redirected {
+                from: address.to_owned(),
+                redirect,
+            },
+            Err(error) => unsure(error.to_string()),
+        },
+        ResponseKind::Refused => match protocol::from_body::<ServerRefusal>(&response.body) {
+            Ok(refusal) => Attempt::NotDone(Problem::Refused(refusal)),
+            Err(error) => unsure(error.to_string()),
+        },
+        ResponseKind::Unknown => Attempt::Unsure(Problem::ServerUnsure),
+    }
+}
+
+fn reply_of(answer: Answer) -> Result<Reply, ClientError> {
+    match answer {
+        (ResponseKind::Answer, body) => Ok(Reply::from_bytes(&body)?),
+        _ => Err(ClientError::Mismatched),
+    }
+}
+
+fn status_of(answer: Answer) -> Result<NodeStatus, ClientError> {
+    match answer {
+        (ResponseKind::Status, body) => Ok(protocol::from_body(&body)?),
+        _ => Err(ClientError::Mismatched),
+    }
+}
+
+/// The error that a reply other than the expected one stands for.
+fn unexpected(reply: &Reply) -> ClientError {
+    match reply {
+        Reply::Refused(refusal) => ClientError::Rejected(*refusal),
+        Reply::SessionExpired => ClientError::session_expired(),
+        Reply::Write(_)
+        | Reply::Registered(_)
+        | Reply::KeptAlive
+        | Reply::Ticked
+        | Reply::Range(_)
+        | Reply::Status(_) => ClientError::Mismatched,
+    }
+}

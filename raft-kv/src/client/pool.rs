@@ -1,0 +1,268 @@
+//! Connections to the endpoints of a cluster: made when needed, shared by all calls, made anew
+//! when lost.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use raft_net::ConnectError;
+use raft_net::client::{ClientConnection, ClientEndpoint};
+use tokio::task::JoinSet;
+
+use super::call::{Attempt, Problem};
+use super::error::is_permanent;
+use super::route::Route;
+use crate::protocol::Redirect;
+
+/// How long an endpoint has to accept us before the next one is asked, too.
+const HEAD_START: Duration = Duration::from_millis(50);
+
+/// A connection, and the endpoint it leads to.
+#[derive(Clone)]
+pub(super) struct Connected {
+    pub(super) address: Arc<str>,
+    pub(super) connection: ClientConnection,
+}
+
+/// All connections of a client.
+pub(super) struct Pool {
+    endpoint: ClientEndpoint,
+    connections_per_peer: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    route: Route,
+    peers: HashMap<String, Arc<Peer>>,
+}
+
+/// The connections to one endpoint.
+struct Peer {
+    address: Arc<str>,
+    slots: Vec<Slot>,
+    next: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Slot {
+    current: Mutex<Option<ClientConnection>>,
+    /// Held while connecting, so that it is done once for all who wait; with the last failure.
+    connecting: tokio::sync::Mutex<Option<(Instant, ConnectError)>>,
+}
+
+impl Pool {
+    pub(super) fn new(
+        endpoint: ClientEndpoint,
+        endpoints: Vec<String>,
+        connections_per_peer: usize,
+    ) -> Self {
+        Self {
+            endpoint,
+            connections_per_peer: connections_per_peer.max(1),
+            state: Mutex::new(State {
+                route: Route::new(endpoints),
+                peers: HashMap::new(),
+            }),
+        }
+    }
+
+    /// A connection to the endpoint that is asked at the moment, made within `bound` if there is
+    /// none; without such an endpoint, to whichever answers first.
+    pub(super) async fn connect<T>(&self, bound: Duration) -> Result<Connected, Attempt<T>> {
+        let preferred = self.preferred();
+        if let Some(peer) = preferred {
+            return match peer.connect(&self.endpoint, bound).await {
+                Ok(connection) => Ok(peer.connected(connection)),
+                Err(error) => {
+                    self.state().route.fails(&peer.address);
+                    Err(Attempt::NotDone(not_connected(&peer.address, &error)))
+                }
+            };
+        }
+        self.connect_any(bound).await
+    }
+
+    /// A connection to one given endpoint.
+    pub(super) async fn connect_to(
+        &self,
+        address: &str,
+        bound: Duration,
+    ) -> Result<Connected, ConnectError> {
+        let peer = self.state().peer(address, self.connections_per_peer);
+        let connection = peer.connect(&self.endpoint, bound).await?;
+        Ok(peer.connected(connection))
+    }
+
+    /// Asks one endpoint after the other, without waiting long for any; the first that accepts us
+    /// is the one to ask from now on.
+    async fn connect_any<T>(&self, bound: Duration) -> Result<Connected, Attempt<T>> {
+        let mut waiting = self.all_peers().into_iter();
+        let mut attempts = JoinSet::new();
+        let mut problems = Vec::new();
+        loop {
+            if let Some(peer) = waiting.next() {
+                let endpoint = self.endpoint.clone();
+                attempts.spawn(async move {
+                    let outcome = peer.connect(&endpoint, bound).await;
+                    (peer, outcome)
+                });
+            }
+            let patience = match waiting.len() {
+                0 => Duration::MAX,
+                _ => HEAD_START,
+            };
+            match tokio::time::timeout(patience, attempts.join_next()).await {
+                // Nothing yet: ask the next one, too.
+                Err(_) | Ok(Some(Err(_))) => {}
+                Ok(Some(Ok((peer, Ok(connection))))) => {
+                    self.state().route.works(&peer.address);
+                    return Ok(peer.connected(connection));
+                }
+                Ok(Some(Ok((peer, Err(error))))) => problems.push((peer, error)),
+                Ok(None) => return Err(Attempt::NotDone(nobody_connected(&problems))),
+            }
+        }
+    }
+
+    /// An endpoint has not done its part.
+    pub(super) fn fails(&self, address: &str) {
+        self.state().route.fails(address);
+    }
+
+    /// An endpoint says that it does not lead.
+    pub(super) fn redirected(&self, from: &str, redirect: &Redirect) {
+        self.state().route.redirected(from, redirect);
+    }
+
+    /// Asks this endpoint from now on, until it fails.
+    pub(super) fn prefer(&self, address: &str) {
+        let mut state = self.state();
+        if let Some(before) = state.route.preferred().map(str::to_owned) {
+            state.route.fails(&before);
+        }
+        state.route.works(address);
+    }
+
+    /// All endpoints known.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        self.state().route.all().map(str::to_owned).collect()
+    }
+
+    pub(super) async fn shutdown(&self, bound: Duration) {
+        self.endpoint.shutdown(bound).await;
+    }
+
+    fn preferred(&self) -> Option<Arc<Peer>> {
+        let mut state = self.state();
+        let address = state.route.preferred()?;
+        if let Some(peer) = state.peers.get(address) {
+            return Some(Arc::clone(peer));
+        }
+        let address = address.to_owned();
+        Some(state.peer(&address, self.connections_per_peer))
+    }
+
+    fn all_peers(&self) -> Vec<Arc<Peer>> {
+        let mut state = self.state();
+        let addresses: Vec<String> = state.route.all().map(str::to_owned).collect();
+        let peer = |address: &String| state.peer(address, self.connections_per_peer);
+        addresses.iter().map(peer).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn peer(&mut self, address: &str, connections: usize) -> Arc<Peer> {
+        if let Some(peer) = self.peers.get(address) {
+            return Arc::clone(peer);
+        }
+        let peer = Arc::new(Peer {
+            address: address.into(),
+            slots: (0..connections).map(|_| Slot::default()).collect(),
+            next: AtomicUsize::new(0),
+        });
+        self.peers.insert(address.to_owned(), Arc::clone(&peer));
+        peer
+    }
+}
+
+impl Peer {
+    fn connected(&self, connection: ClientConnection) -> Connected {
+        Connected {
+            address: Arc::clone(&self.address),
+            connection,
+        }
+    }
+
+    async fn connect(
+        &self,
+        endpoint: &ClientEndpoint,
+        bound: Duration,
+    ) -> Result<ClientConnection, ConnectError> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let slot = &self.slots[turn % self.slots.len()];
+        if let Some(connection) = slot.usable() {
+            return Ok(connection);
+        }
+        let asked = Instant::now();
+        let mut failure = slot.connecting.lock().await;
+        if let Some(connection) = slot.usable() {
+            return Ok(connection);
+        }
+        // Somebody tried while we waited: trying again, one after the other, would take as many
+        // timeouts as there are callers.
+        if let Some((when, error)) = &*failure
+            && *when > asked
+        {
+            return Err(error.clone());
+        }
+        match endpoint.connect(&self.address, bound).await {
+            Ok(connection) => {
+                *slot.current() = Some(connection.clone());
+                *failure = None;
+                Ok(connection)
+            }
+            Err(error) => {
+                *failure = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Slot {
+    fn current(&self) -> MutexGuard<'_, Option<ClientConnection>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection, if there is one that has not ended.
+    fn usable(&self) -> Option<ClientConnection> {
+        let mut current = self.current();
+        if current.as_ref().is_some_and(|c| c.ended().is_some()) {
+            *current = None;
+        }
+        current.clone()
+    }
+}
+
+fn not_connected(address: &str, error: &ConnectError) -> Problem {
+    Problem::NotConnected {
+        address: address.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+/// Nobody accepted us: final only if every endpoint gave a reason that will not go away.
+fn nobody_connected(problems: &[(Arc<Peer>, ConnectError)]) -> Problem {
+    let each = |(peer, error): &(Arc<Peer>, ConnectError)| format!("{}: {error}", peer.address);
+    let reasons: Vec<String> = problems.iter().map(each).collect();
+    let reason = reasons.join("; ");
+    if !problems.is_empty() && problems.iter().all(|(_, error)| is_permanent(error)) {
+        return Problem::Incompatible(reason);
+    }
+    Problem::NoEndpoint(reason)
+}

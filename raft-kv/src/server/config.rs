@@ -1,0 +1,245 @@
+//! What a server is started with, checked before anything is touched.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use raft_node::RaftConfig;
+use raft_proto::NodeId;
+use thiserror::Error;
+
+use crate::limits::MAX_REQUEST_BYTES;
+
+/// A member of a new cluster: `ID=HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerAddress {
+    /// The member.
+    pub id: NodeId,
+    /// Where peers and clients reach it, `host:port`.
+    pub address: String,
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.id.0, self.address)
+    }
+}
+
+/// Why a text is not `ID=HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PeerAddressError {
+    /// No `=`.
+    #[error("{0:?} has no `=`; write ID=HOST:PORT, for example 1=127.0.0.1:7001")]
+    NoEquals(String),
+    /// The id is not a number from 1 on.
+    #[error("{0:?} is not a node id; ids are numbers from 1 on")]
+    Id(String),
+    /// No host and port.
+    #[error("{0:?} is not HOST:PORT")]
+    Address(String),
+}
+
+impl FromStr for PeerAddress {
+    type Err = PeerAddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let Some((id, address)) = text.split_once('=') else {
+            return Err(PeerAddressError::NoEquals(text.to_owned()));
+        };
+        let id = match id.trim().parse() {
+            Ok(number) if number > 0 => NodeId(number),
+            Ok(_) | Err(_) => return Err(PeerAddressError::Id(id.to_owned())),
+        };
+        let address = check_address(address.trim())?;
+        Ok(Self { id, address })
+    }
+}
+
+/// Checks that a text is `host:port` with a port above 0.
+///
+/// # Errors
+/// [`PeerAddressError::Address`].
+pub fn check_address(text: &str) -> Result<String, PeerAddressError> {
+    let refused = || PeerAddressError::Address(text.to_owned());
+    let (host, port) = text.rsplit_once(':').ok_or_else(refused)?;
+    let port: u16 = port.parse().map_err(|_| refused())?;
+    if host.is_empty() || port == 0 {
+        return Err(refused());
+    }
+    Ok(text.to_owned())
+}
+
+/// Timers of consensus, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timers {
+    /// How often a leader sends heartbeats.
+    pub heartbeat_interval_ms: u64,
+    /// Shortest election timeout.
+    pub election_timeout_ms_min: u64,
+    /// Longest election timeout.
+    pub election_timeout_ms_max: u64,
+}
+
+/// Everything a server is started with.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// This node.
+    pub id: NodeId,
+    /// Where it keeps its log.
+    pub data_dir: PathBuf,
+    /// The UDP address it listens on, for peers and clients.
+    pub listen: SocketAddr,
+    /// The voters of a new cluster, this node included; the same on all of them.
+    pub peers: Vec<PeerAddress>,
+    /// Where `ca.pem`, `n<ID>.pem` and `n<ID>-key.pem` are.
+    pub tls_dir: PathBuf,
+    /// Timers of consensus.
+    pub timers: Timers,
+    /// Size of new log segments, in bytes.
+    pub segment_bytes: u64,
+}
+
+/// Why a configuration cannot work. Nothing was touched.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// No member at all.
+    #[error("no peers were given; name every initial voter, this node included, with --peer")]
+    NoPeers,
+    /// Two members with one id.
+    #[error("node {id} is named twice, at {first} and at {second}; every member has its own id")]
+    DuplicateId {
+        /// The id.
+        id: u64,
+        /// One address.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// Two members at one address.
+    #[error("nodes {first} and {second} share the address {address}; every member has its own")]
+    DuplicateAddress {
+        /// One member.
+        first: u64,
+        /// The other.
+        second: u64,
+        /// The address.
+        address: String,
+    },
+    /// This node is no member.
+    #[error("node {id} is not among the peers ({peers}); name it too, with its own address")]
+    OwnIdMissing {
+        /// This node.
+        id: u64,
+        /// Those given.
+        peers: String,
+    },
+    /// Timers, limits or log options that cannot work.
+    #[error(transparent)]
+    Node(#[from] raft_node::StartError),
+}
+
+impl ServerConfig {
+    /// Checks the members, and returns the configuration of the node.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn to_raft(&self) -> Result<RaftConfig, ConfigError> {
+        self.check_peers()?;
+        let voters = self.peers.iter().map(|p| (p.id, p.address.clone()));
+        let mut raft = RaftConfig::new(self.id, voters.collect());
+        raft.core.heartbeat_interval_ms = self.timers.heartbeat_interval_ms;
+        raft.core.election_timeout_ms_min = self.timers.election_timeout_ms_min;
+        raft.core.election_timeout_ms_max = self.timers.election_timeout_ms_max;
+        raft.log.segment_bytes = self.segment_bytes;
+        raft.limits.max_command_bytes = MAX_REQUEST_BYTES;
+        raft.validate()?;
+        Ok(raft)
+    }
+
+    fn check_peers(&self) -> Result<(), ConfigError> {
+        if self.peers.is_empty() {
+            return Err(ConfigError::NoPeers);
+        }
+        let mut ids: BTreeMap<NodeId, &str> = BTreeMap::new();
+        let mut addresses: BTreeMap<&str, NodeId> = BTreeMap::new();
+        for PeerAddress { id, address } in &self.peers {
+            if let Some(first) = ids.insert(*id, address) {
+                return Err(ConfigError::DuplicateId {
+                    id: id.0,
+                    first: first.to_owned(),
+                    second: address.clone(),
+                });
+            }
+            if let Some(first) = addresses.insert(address, *id) {
+                return Err(ConfigError::DuplicateAddress {
+                    first: first.0,
+                    second: id.0,
+                    address: address.clone(),
+                });
+            }
+        }
+        if !ids.contains_key(&self.id) {
+            let peers: Vec<String> = self.peers.iter().map(PeerAddress::to_string).collect();
+            return Err(ConfigError::OwnIdMissing {
+                id: self.id.0,
+                peers: peers.join(", "),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(peers: &[&str]) -> ServerConfig {
+        ServerConfig {
+            id: NodeId(1),
+            data_dir: "data".into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 7001)),
+            peers: peers.iter().map(|p| p.parse().unwrap()).collect(),
+            tls_dir: "tls".into(),
+            timers: Timers {
+                heartbeat_interval_ms: 100,
+                election_timeout_ms_min: 210,
+                election_timeout_ms_max: 710,
+            },
+            segment_bytes: 64 << 20,
+        }
+    }
+
+    fn refusal(config: &ServerConfig) -> String {
+        config.to_raft().map(drop).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn impossible_clusters_are_named() {
+        assert!(config(&["1=a:1", "2=b:2", "3=c:3"]).to_raft().is_ok());
+        assert!(refusal(&config(&[])).contains("--peer"));
+        let twice = refusal(&config(&["1=a:1", "1=b:2"]));
+        assert!(twice.contains("node 1 is named twice"), "{twice}");
+        let shared = refusal(&config(&["1=a:1", "2=a:1"]));
+        assert!(shared.contains("nodes 1 and 2 share"), "{shared}");
+        let missing = refusal(&config(&["2=b:2", "3=c:3"]));
+        assert!(missing.contains("node 1 is not among"), "{missing}");
+    }
+
+    #[test]
+    fn timers_that_cannot_elect_are_refused() {
+        let mut slow = config(&["1=a:1"]);
+        slow.timers.heartbeat_interval_ms = 300;
+        assert!(refusal(&slow).contains("heartbeat"));
+    }
+
+    #[test]
+    fn addresses_are_read_as_they_are_meant() {
+        let peer: PeerAddress = "12=[::1]:7001".parse().unwrap();
+        assert_eq!((peer.id, &peer.address[..]), (NodeId(12), "[::1]:7001"));
+        for bad in ["1", "x=a:1", "0=a:1", "1=a", "1=a:0", "1=:7", "1=a:70000"] {
+            assert!(bad.parse::<PeerAddress>().is_err(), "{bad}");
+        }
+    }
+}

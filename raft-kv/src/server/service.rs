@@ -1,0 +1,487 @@
+//! Serves client requests: checks them, hands them to Raft, and answers when Raft does.
+//!
+//! Runs on the node's network tasks. A write or read takes no task of its own, waits for nothing
+//! here, and its bytes are passed on as they came.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use raft_net::{ClientConnection, ClientHandler, SendError};
+use raft_node::{
+    LeaderHint, NodeState, ProposeError, Raft, ReadConsistency, ReadError, TransferError,
+};
+use raft_proto::NodeId;
+
+use super::status::node_status;
+use crate::command::{Command, Query};
+use crate::protocol::{
+    self, KeepAliveRequest, Redirect, RegisterRequest, RequestKind, ResponseKind, ServerRefusal,
+    TransferRequest,
+};
+use crate::session::LeaderTime;
+
+/// Log time is told at least this often while sessions write, in milliseconds.
+const TICK_INTERVAL_MS: u64 = 1_000;
+
+/// What serves the clients of one node.
+pub(super) struct Service {
+    id: NodeId,
+    /// Set right after the node has started; requests that come earlier are refused.
+    raft: OnceLock<Raft>,
+    clock: StampClock,
+}
+
+impl Service {
+    pub(super) fn new(id: NodeId) -> Self {
+        Self {
+            id,
+            raft: OnceLock::new(),
+            clock: StampClock::new(),
+        }
+    }
+
+    /// Starts serving.
+    pub(super) fn attach(&self, raft: Raft) {
+        let attached = self.raft.set(raft);
+        assert!(attached.is_ok(), "a service serves one node");
+    }
+
+    fn serve(
+        &self,
+        raft: &Raft,
+        kind: RequestKind,
+        body: Bytes,
+        responder: Responder,
+    ) -> Result<(), (Responder, ServerRefusal)> {
+        match kind {
+            RequestKind::Write => match check_write(&body) {
+                Ok(origin) => {
+                    if origin == HasSession::Yes {
+                        self.tick(raft);
+                    }
+                    propose(raft, body, responder);
+                }
+                Err(refusal) => return Err((responder, refusal)),
+            },
+            RequestKind::Read | RequestKind::ReadLocal => match check_query(&body) {
+                Ok(()) => read(raft, kind, body, responder),
+                Err(refusal) => return Err((responder, refusal)),
+            },
+            RequestKind::Register => match protocol::from_body(&body) {
+                Ok(RegisterRequest { ttl_ms }) => {
+                    let stamp = self.clock.stamp();
+                    let command = Command::Register { stamp, ttl_ms };
+                    propose(raft, command.encode().to_bytes(), responder);
+                }
+                Err(error) => return Err((responder, error.into())),
+            },
+            RequestKind::KeepAlive => match protocol::from_body(&body) {
+                Ok(KeepAliveRequest {
+                    session,
+                    acknowledged,
+                }) => {
+                    let stamp = self.clock.stamp();
+                    let command = Command::KeepAlive {
+                        stamp,
+                        session,
+                        acknowledged,
+                    };
+                    propose(raft, command.encode().to_bytes(), responder);
+                }
+                Err(error) => return Err((responder, error.into())),
+            },
+            RequestKind::Status => {
+                let (id, raft) = (self.id, raft.clone());
+                tokio::spawn(async move { responder.status(&node_status(id, &raft).await) });
+            }
+            RequestKind::Transfer => match protocol::from_body(&body) {
+                Ok(TransferRequest { to }) => {
+                    let raft = raft.clone();
+                    tokio::spawn(async move {
+                        responder.transferred(raft.transfer_leadership(to).await);
+                    });
+                }
+                Err(error) => return Err((responder, error.into())),
+            },
+        }
+        Ok(())
+    }
+
+    /// Writes of sessions carry no time of their own; this tells the log the time before them.
+    fn tick(&self, raft: &Raft) {
+        if let Some(stamp) = self.clock.stamp_if_due() {
+            let command = Command::Tick { stamp }.encode().to_bytes();
+            // If it is lost, the next one tells the same.
+            raft.propose_with(command, drop);
+        }
+    }
+}
+
+impl ClientHandler for Service {
+    fn on_request(&self, connection: &ClientConnection, request_id: u64, kind: u8, body: Bytes) {
+        let mut responder = Responder {
+            connection: connection.clone(),
+            request_id,
+            unanswered: Unanswered::NotDone,
+        };
+        let Some(kind) = RequestKind::from_number(kind) else {
+            return responder.refuse(&ServerRefusal::UnknownKind { kind });
+        };
+        let Some(raft) = self.raft.get() else {
+            return responder.refuse(&ServerRefusal::NotReady {
+                waiting_for: vec!["its own start".to_owned()],
+            });
+        };
+        if changes_state(kind) {
+            responder.unanswered = Unanswered::Unknown;
+        }
+        if let Err((responder, refusal)) = self.serve(raft, kind, body, responder) {
+            responder.refuse(&refusal);
+        }
+    }
+
+    fn on_disconnect(&self, _connection: u64) {
+        // Nothing is kept per connection; answers that are still to come go nowhere.
+    }
+}
+
+/// The leader's clock, as it stamps commands.
+struct StampClock {
+    started: Instant,
+    last_stamp_ms: AtomicU64,
+}
+
+impl StampClock {
+    fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            last_stamp_ms: AtomicU64::new(0),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        // A u64 of milliseconds lasts longer than any process.
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn stamp(&self) -> LeaderTime {
+        let now = self.now_ms();
+        self.last_stamp_ms.fetch_max(now, Ordering::Relaxed);
+        LeaderTime(now)
+    }
+
+    /// A stamp, for one caller, if the last one is old.
+    fn stamp_if_due(&self) -> Option<LeaderTime> {
+        let last = self.last_stamp_ms.load(Ordering::Relaxed);
+        let now = self.now_ms();
+        if now.saturating_sub(last) < TICK_INTERVAL_MS {
+            return None;
+        }
+        let is_mine =
+            self.last_stamp_ms
+                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed);
+        is_mine.ok().map(|_| LeaderTime(now))
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum HasSession {
+    Yes,
+    No,
+}
+
+const fn changes_state(kind: RequestKind) -> bool {
+    match kind {
+        RequestKind::Write | RequestKind::Register | RequestKind::KeepAlive => true,
+        RequestKind::Read
+        | RequestKind::ReadLocal
+        | RequestKind::Status
+        | RequestKind::Transfer => false,
+    }
+}
+
+fn check_write(body: &[u8]) -> Result<HasSession, ServerRefusal> {
+    match Command::decode(body)? {
+        Command::Write { origin, operation } => {
+            operation.check()?;
+            Ok(match origin {
+                Some(_) => HasSession::Yes,
+                None => HasSession::No,
+            })
+        }
+        // Only servers make these.
+        Command::Register { .. } | Command::KeepAlive { .. } | Command::Tick { .. } => {
+            Err(ServerRefusal::Malformed)
+        }
+    }
+}
+
+fn check_query(body: &[u8]) -> Result<(), ServerRefusal> {
+    match Query::decode(body)? {
+        Query::Range(query) => Ok(query.range.check()?),
+        Query::Status => Ok(()),
+    }
+}
+
+fn propose(raft: &Raft, command: Bytes, responder: Responder) {
+    let state = raft.clone();
+    raft.propose_with(command, move |outcome| match outcome {
+        Ok(reply) => responder.answer(&reply),
+        Err(error) => responder.not_proposed(&state, error),
+    });
+}
+
+fn read(raft: &Raft, kind: RequestKind, query: Bytes, responder: Responder) {
+    let consistency = if kind == RequestKind::ReadLocal {
+        ReadConsistency::Local
+    } else {
+        ReadConsistency::Linearizable
+    };
+    let state = raft.clone();
+    raft.read_with(query, consistency, move |outcome| match outcome {
+        Ok(reply) => responder.answer(&reply),
+        Err(error) => responder.not_read(&state, error),
+    });
+}
+
+/// What an unanswered request means when its responder is dropped.
+#[derive(Clone, Copy)]
+enum Unanswered {
+    /// It was certainly not carried out.
+    NotDone,
+    /// It may have been carried out.
+    Unknown,
+    /// It was answered.
+    Answered,
+}
+
+/// Answers one request, exactly once: at the latest when it is dropped.
+struct Responder {
+    connection: ClientConnection,
+    request_id: u64,
+    unanswered: Unanswered,
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        match self.unanswered {
+            Unanswered::Answered => {}
+            Unanswered::Unknown => self.send(ResponseKind::Unknown, &[], &[]),
+            Unanswered::NotDone => {
+                let body = protocol::to_body(&ServerRefusal::Stopped);
+                self.send(ResponseKind::Refused, &body, &[]);
+            }
+        }
+    }
+}
+
+impl Responder {
+    fn answer(mut self, reply: &Bytes) {
+        self.unanswered = Unanswered::Answered;
+        self.send(ResponseKind::Answer, &[], std::slice::from_ref(reply));
+    }
+
+    fn refuse(mut self, refusal: &ServerRefusal) {
+        self.unanswered = Unanswered::Answered;
+        let body = protocol::to_body(refusal);
+        self.send(ResponseKind::Refused, &body, &[]);
+    }
+
+    fn redirect(mut self, leader: Option<LeaderHint>) {
+        self.unanswered = Unanswered::Answered;
+        let redirect = match leader {
+            Some(LeaderHint { id, address }) => Redirect {
+                leader: Some(id),
+                address,
+            },
+            None => Redirect::default(),
+        };
+        self.send(ResponseKind::Redirect, &protocol::to_body(&redirect), &[]);
+    }
+
+    fn unknown(mut self) {
+        self.unanswered = Unanswered::Answered;
+        self.send(ResponseKind::Unknown, &[], &[]);
+    }
+
+    fn status(mut self, status: &protocol::NodeStatus) {
+        self.unanswered = Unanswered::Answered;
+        self.send(ResponseKind::Status, &protocol::to_body(status), &[]);
+    }
+
+    fn not_proposed(self, raft: &Raft, error: ProposeError) {
+        match error {
+            ProposeError::NotLeader { leader: None } => self.no_leader(raft),
+            ProposeError::NotLeader { leader } => self.redirect(leader),
+            ProposeError::Superseded { .. } => self.refuse(&ServerRefusal::Superseded),
+            ProposeError::Unknown => self.unknown(),
+            ProposeError::DiskUnavailable => self.refuse(&ServerRefusal::DiskUnavailable),
+            ProposeError::Overloaded => self.refuse(&ServerRefusal::Overloaded),
+            ProposeError::TooLarge { bytes, limit } => self.refuse(&ServerRefusal::TooLarge {
+                bytes: bytes as u64,
+                limit: limit as u64,
+            }),
+            ProposeError::ShutDown => self.stopped(raft),
+        }
+    }
+
+    fn not_read(self, raft: &Raft, error: ReadError) {
+        match error {
+            ReadError::NotConfirmed { leader: None } => self.no_leader(raft),
+            ReadError::NotConfirmed { leader } => self.redirect(leader),
+            ReadError::Overloaded => self.refuse(&ServerRefusal::Overloaded),
+            ReadError::TimedOut => self.refuse(&ServerRefusal::ReadNotConfirmed),
+            ReadError::ShutDown => self.stopped(raft),
+        }
+    }
+
+    /// A forming node knows no leader either, but can say more.
+    fn no_leader(self, raft: &Raft) {
+        match raft.state() {
+            NodeState::Forming { waiting_for } => {
+                self.refuse(&ServerRefusal::NotReady { waiting_for });
+            }
+            NodeState::Running { .. } => self.redirect(None),
+            NodeState::Stopped(_) => self.refuse(&ServerRefusal::Stopped),
+        }
+    }
+
+    fn stopped(self, raft: &Raft) {
+        match raft.state() {
+            NodeState::Forming { waiting_for } => {
+                self.refuse(&ServerRefusal::NotReady { waiting_for });
+            }
+            NodeState::Running { .. } | NodeState::Stopped(_) => {
+                self.refuse(&ServerRefusal::Stopped);
+            }
+        }
+    }
+
+    fn transferred(mut self, outcome: Result<(), TransferError>) {
+        match outcome {
+            Ok(()) => {
+                self.unanswered = Unanswered::Answered;
+                self.send(ResponseKind::Done, &[], &[]);
+            }
+            Err(TransferError::NotLeader { leader }) => self.redirect(leader),
+            Err(TransferError::ShutDown) => self.refuse(&ServerRefusal::Stopped),
+            Err(
+                error @ (TransferError::NotAVoter(_)
+                | TransferError::InProgress(_)
+                | TransferError::Uncounted(_)
+                | TransferError::OtherLeader(_)
+                | TransferError::Aborted(_)
+                | TransferError::TimedOut(_)),
+            ) => self.refuse(&ServerRefusal::NotTransferred {
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    fn send(&self, kind: ResponseKind, head: &[u8], payloads: &[Bytes]) {
+        match self
+            .connection
+            .respond(self.request_id, kind as u8, head, payloads)
+        {
+            Ok(()) => {}
+            Err(SendError::TooLarge { found, limit }) => {
+                let refusal = ServerRefusal::TooLarge {
+                    bytes: found as u64,
+                    limit: limit as u64,
+                };
+                let body = protocol::to_body(&refusal);
+                let refused = ResponseKind::Refused as u8;
+                // A client that is gone needs no answer.
+                let _ = self
+                    .connection
+                    .respond(self.request_id, refused, &body, &[]);
+            }
+            Err(
+                SendError::ShutDown
+                | SendError::QueueFull(_)
+                | SendError::NotConnected(_)
+                | SendError::UnknownPeer(_)
+                | SendError::Codec(_),
+            ) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operation::{KeyRange, Operation, RangeQuery};
+    use crate::session::{Origin, Sequence, SessionId};
+
+    #[test]
+    fn only_writes_within_the_limits_are_proposed() {
+        let put = Operation::Put {
+            key: b"k",
+            value: b"v",
+        };
+        let write = |origin, operation| {
+            let command = Command::Write { origin, operation };
+            check_write(&command.encode().to_bytes())
+        };
+        assert!(matches!(write(None, put), Ok(HasSession::No)));
+        let origin = Origin {
+            session: SessionId(1),
+            sequence: Sequence(1),
+            acknowledged: Sequence(0),
+        };
+        assert!(matches!(write(Some(origin), put), Ok(HasSession::Yes)));
+        let long = vec![0; crate::limits::MAX_VALUE_BYTES + 1];
+        let too_long = Operation::Put {
+            key: b"k",
+            value: &long,
+        };
+        assert!(matches!(
+            write(None, too_long),
+            Err(ServerRefusal::ValueTooLong { .. })
+        ));
+        let nameless = Operation::Put {
+            key: b"",
+            value: b"v",
+        };
+        assert!(matches!(
+            write(None, nameless),
+            Err(ServerRefusal::EmptyKey)
+        ));
+    }
+
+    #[test]
+    fn a_client_cannot_set_the_clock() {
+        let stamp = LeaderTime(u64::MAX);
+        let tick = Command::Tick { stamp }.encode().to_bytes();
+        assert!(matches!(check_write(&tick), Err(ServerRefusal::Malformed)));
+        assert!(matches!(
+            check_write(b"junk"),
+            Err(ServerRefusal::UnsupportedVersion { .. })
+        ));
+        assert!(matches!(check_write(b""), Err(ServerRefusal::Malformed)));
+    }
+
+    #[test]
+    fn queries_are_checked() {
+        let long = vec![0; crate::limits::MAX_KEY_BYTES + 1];
+        let query = Query::Range(RangeQuery::new(KeyRange::One(&long))).to_bytes();
+        assert!(matches!(
+            check_query(&query),
+            Err(ServerRefusal::KeyTooLong { .. })
+        ));
+        assert!(check_query(&Query::Status.to_bytes()).is_ok());
+    }
+
+    #[test]
+    fn one_of_many_writers_tells_the_time() {
+        let clock = StampClock {
+            started: Instant::now() - std::time::Duration::from_secs(10),
+            last_stamp_ms: AtomicU64::new(0),
+        };
+        assert!(clock.stamp_if_due().is_some());
+        assert!(clock.stamp_if_due().is_none());
+        assert!(clock.stamp() >= LeaderTime(10_000));
+    }
+}
