@@ -1,0 +1,461 @@
+//! Raft's safety properties (Figure 3), and durability, checked from outside after every event.
+//!
+//! The checker sees every node's role, term and log through [`NodeView`], every write that became
+//! durable, and every entry that was applied. It shares no code with the core, so that the same
+//! mistake is not made twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use raft_core::Role;
+use raft_log::LogWrite;
+use raft_proto::{Entry, HardState, LogIndex, Membership, NodeId, Term};
+use thiserror::Error;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// What a node shows of itself at one moment.
+pub struct NodeView<'a> {
+    /// The node.
+    pub id: NodeId,
+    /// Its role.
+    pub role: Role,
+    /// Its term.
+    pub term: Term,
+    /// What it takes for committed.
+    pub commit_index: LogIndex,
+    /// The end of its log.
+    pub last_index: LogIndex,
+    /// The term of one of its entries; `None` if a snapshot covers it, or it has none there.
+    pub term_at: &'a dyn Fn(LogIndex) -> Option<Term>,
+    /// The members in force at its log's end.
+    pub membership: &'a Membership,
+}
+
+/// A broken promise. None of these may ever be seen, whatever network, disks and clocks do.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Violation {
+    /// Two leaders in one term (Election Safety, §5.2).
+    #[error("election safety: {first} and {second} both lead term {}", .term.0)]
+    TwoLeaders {
+        /// The term.
+        term: Term,
+        /// The leader seen first.
+        first: NodeId,
+        /// Another one.
+        second: NodeId,
+    },
+    /// A leader removed or replaced its own entries (Leader Append-Only, §5.3).
+    #[error("leader append-only: the log of {leader} shrank from {from} to {to} in its term")]
+    LeaderLogShrank {
+        /// The leader.
+        leader: NodeId,
+        /// The end of its log before.
+        from: LogIndex,
+        /// The end of its log after.
+        to: LogIndex,
+    },
+    /// Equal index and term, and another entry, or another one before it (Log Matching, §5.3).
+    #[error("log matching: {node} holds another entry at {index} in term {} than others", .term.0)]
+    LogMismatch {
+        /// The node.
+        node: NodeId,
+        /// Index of the entry.
+        index: LogIndex,
+        /// Term of the entry.
+        term: Term,
+    },
+    /// A leader lacks a committed entry (Leader Completeness, §5.4).
+    #[error(
+        "leader completeness: {leader} leads term {} without the entry committed at {index}", .term.0
+    )]
+    LeaderIncomplete {
+        /// The leader.
+        leader: NodeId,
+        /// Its term.
+        term: Term,
+        /// Index of the entry that it lacks.
+        index: LogIndex,
+    },
+    /// Two nodes took different entries for committed at one index (State Machine Safety, §5.4.3).
+    #[error("state machine safety: {node} takes another entry for committed at {index} than others")]
+    CommitMismatch {
+        /// The node.
+        node: NodeId,
+        /// Index of the entry.
+        index: LogIndex,
+    },
+    /// An entry was taken for committed that no quorum holds durably.
+    #[error("commit: {index} is taken for committed by {node}, but only {holders:?} hold it durably")]
+    CommitWithoutQuorum {
+        /// The node.
+        node: NodeId,
+        /// Index of the entry.
+        index: LogIndex,
+        /// Who holds it durably.
+        holders: Vec<NodeId>,
+    },
+    /// A node applied something else, or in another order, than what is committed.
+    #[error("apply: {node} applied {index} out of order, or not as it was committed")]
+    AppliedWrongly {
+        /// The node.
+        node: NodeId,
+        /// Index that it applied.
+        index: LogIndex,
+    },
+    /// Term or commit index fell within a boot.
+    #[error("{node}: its {what} fell from {from} to {to}")]
+    WentBack {
+        /// The node.
+        node: NodeId,
+        /// What fell.
+        what: &'static str,
+        /// Before.
+        from: u64,
+        /// After.
+        to: u64,
+    },
+    /// The commit index lies beyond the log.
+    #[error("{node} takes {commit_index} for committed, beyond the end of its log at {last_index}")]
+    CommitBeyondLog {
+        /// The node.
+        node: NodeId,
+        /// Its commit index.
+        commit_index: LogIndex,
+        /// The end of its log.
+        last_index: LogIndex,
+    },
+    /// A write removed entries that the node knew to be committed.
+    #[error("{node} removed its log from {first} on, although {first} was committed")]
+    TruncatedCommitted {
+        /// The node.
+        node: NodeId,
+        /// The first entry removed.
+        first: LogIndex,
+    },
+    /// A durable vote was changed within its term.
+    #[error("{node} changed its vote in term {}", .term.0)]
+    VotedTwice {
+        /// The node.
+        node: NodeId,
+        /// The term.
+        term: Term,
+    },
+    /// What was durable before a crash is not there after it.
+    #[error("durability: {node} came back with another log or vote than it had made durable")]
+    LostDurable {
+        /// The node.
+        node: NodeId,
+    },
+}
+
+/// An entry of the one chain of committed entries.
+#[derive(Clone, Copy, Debug)]
+struct Committed {
+    term: Term,
+    /// The term of the node that was first seen to take it for committed.
+    seen_in: Term,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct EntryFacts {
+    digest: u64,
+    previous_term: Term,
+}
+
+/// The durable image of a node's log, as far as the checker cares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Image {
+    hard_state: HardState,
+    terms: Vec<Term>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    term: Term,
+    role: Role,
+    commit_index: LogIndex,
+    last_index: LogIndex,
+}
+
+#[derive(Clone, Debug, Default)]
+struct NodeFacts {
+    image: Image,
+    /// The writes that were under way when the node crashed.
+    in_flight: Vec<LogWrite>,
+    applied: LogIndex,
+    seen: Option<Seen>,
+}
+
+/// See the module's page.
+#[derive(Default)]
+pub struct SafetyChecker {
+    leaders: BTreeMap<Term, NodeId>,
+    /// All entries that were ever durable anywhere, by index and term.
+    entries: BTreeMap<(LogIndex, Term), EntryFacts>,
+    chain: Vec<Committed>,
+    nodes: BTreeMap<NodeId, NodeFacts>,
+}
+
+impl SafetyChecker {
+    /// A checker that has seen nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A node starts with this durable state; its log begins at index 1.
+    ///
+    /// # Errors
+    /// [`Violation::LostDurable`] if it is not what the node had made durable before.
+    pub fn started(
+        &mut self,
+        node: NodeId,
+        hard_state: HardState,
+        terms: Vec<Term>,
+    ) -> Result<(), Violation> {
+        let facts = self.nodes.entry(node).or_default();
+        let found = Image { hard_state, terms };
+        if !is_expected(&facts.image, &facts.in_flight, &found) {
+            return Err(Violation::LostDurable { node });
+        }
+        *facts = NodeFacts {
+            image: found,
+            ..NodeFacts::default()
+        };
+        Ok(())
+    }
+
+    /// A node stopped while these writes were under way: each may have become durable or not.
+    pub fn stopped(&mut self, node: NodeId, in_flight: Vec<LogWrite>) {
+        self.nodes.entry(node).or_default().in_flight = in_flight;
+    }
+
+    /// A write became durable.
+    ///
+    /// # Errors
+    /// [`Violation::TruncatedCommitted`], [`Violation::VotedTwice`], [`Violation::WentBack`],
+    /// [`Violation::LogMismatch`].
+    pub fn durable(&mut self, node: NodeId, write: &LogWrite) -> Result<(), Violation> {
+        let facts = self.nodes.entry(node).or_default();
+        if let Some(first) = write.truncate_from
+            && facts.seen.is_some_and(|seen| first <= seen.commit_index)
+            && first.0 <= facts.image.terms.len() as u64
+        {
+            return Err(Violation::TruncatedCommitted { node, first });
+        }
+        check_hard_state(node, facts.image.hard_state, write)?;
+        facts.image.write(write);
+        let terms = &facts.image.terms;
+        for entry in &write.entries {
+            let before = (entry.index.0 as usize).checked_sub(2).map(|at| terms[at]);
+            let found = EntryFacts {
+                digest: digest(entry),
+                previous_term: before.unwrap_or(Term::ZERO),
+            };
+            let known = self.entries.entry((entry.index, entry.term));
+            if *known.or_insert(found) != found {
+                let (index, term) = (entry.index, entry.term);
+                return Err(Violation::LogMismatch { node, index, term });
+            }
+        }
+        Ok(())
+    }
+
+    /// A node applies an entry.
+    ///
+    /// # Errors
+    /// [`Violation::AppliedWrongly`].
+    pub fn applied(&mut self, node: NodeId, entry: &Entry) -> Result<(), Violation> {
+        let facts = self.nodes.entry(node).or_default();
+        let index = entry.index;
+        let committed = self.chain.get(index.0 as usize - 1);
+        let is_as_committed = committed.is_some_and(|committed| committed.term == entry.term)
+            && self
+                .entries
+                .get(&(index, entry.term))
+                .is_some_and(|known| known.digest == digest(entry));
+        if index != facts.applied.next() || !is_as_committed {
+            return Err(Violation::AppliedWrongly { node, index });
+        }
+        facts.applied = index;
+        Ok(())
+    }
+
+    /// Looks at a node after it has done something.
+    ///
+    /// # Errors
+    /// Any [`Violation`] that can be seen on a running node.
+    pub fn observe(&mut self, view: &NodeView<'_>) -> Result<(), Violation> {
+        let node = view.id;
+        let seen = self.nodes.entry(node).or_default().seen;
+        check_progress(view, seen)?;
+        if view.role == Role::Leader {
+            let first = *self.leaders.entry(view.term).or_insert(node);
+            if first != node {
+                let (term, second) = (view.term, node);
+                return Err(Violation::TwoLeaders { term, first, second });
+            }
+            let is_new = seen.is_none_or(|s| s.role != Role::Leader || s.term != view.term);
+            if is_new {
+                self.check_completeness(view)?;
+            }
+        }
+        let checked = seen.map_or(0, |seen| seen.commit_index.0);
+        for index in (checked + 1..=view.commit_index.0).map(LogIndex) {
+            self.check_commit(view, index)?;
+        }
+        self.nodes.entry(node).or_default().seen = Some(Seen {
+            term: view.term,
+            role: view.role,
+            commit_index: view.commit_index,
+            last_index: view.last_index,
+        });
+        Ok(())
+    }
+
+    /// How many entries are known to be committed.
+    #[must_use]
+    pub fn committed(&self) -> LogIndex {
+        LogIndex(self.chain.len() as u64)
+    }
+
+    fn check_completeness(&self, view: &NodeView<'_>) -> Result<(), Violation> {
+        let indexes = (1..).map(LogIndex);
+        for (index, committed) in indexes.zip(&self.chain) {
+            // What was committed in a later term may be missing: this is an old term's candidate.
+            let must_have = committed.seen_in < view.term;
+            let found = (view.term_at)(index);
+            if must_have && found.is_some_and(|found| found != committed.term)
+                || must_have && found.is_none() && index > view.last_index
+            {
+                let (leader, term) = (view.id, view.term);
+                return Err(Violation::LeaderIncomplete { leader, term, index });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_commit(&mut self, view: &NodeView<'_>, index: LogIndex) -> Result<(), Violation> {
+        let node = view.id;
+        // What a snapshot covers was checked when it was committed.
+        let Some(term) = (view.term_at)(index) else {
+            return Ok(());
+        };
+        if let Some(committed) = self.chain.get(index.0 as usize - 1) {
+            if committed.term == term {
+                return Ok(());
+            }
+            return Err(Violation::CommitMismatch { node, index });
+        }
+        let holders: BTreeSet<NodeId> = self
+            .nodes
+            .iter()
+            .filter(|(_, facts)| facts.image.terms.get(index.0 as usize - 1) == Some(&term))
+            .map(|(id, _)| *id)
+            .collect();
+        if !is_quorum(&view.membership.voters, &holders)
+            || !is_quorum(&view.membership.outgoing, &holders)
+        {
+            let holders = holders.into_iter().collect();
+            return Err(Violation::CommitWithoutQuorum { node, index, holders });
+        }
+        let seen_in = view.term;
+        self.chain.push(Committed { term, seen_in });
+        assert_eq!(self.chain.len() as u64, index.0, "commits are seen in order");
+        Ok(())
+    }
+}
+
+impl Image {
+    fn write(&mut self, write: &LogWrite) {
+        if let Some(first) = write.truncate_from {
+            self.terms.truncate(first.0 as usize - 1);
+        }
+        for entry in &write.entries {
+            // A write may also replace a suffix without saying so.
+            self.terms.truncate(entry.index.0 as usize - 1);
+            self.terms.push(entry.term);
+        }
+        self.hard_state = write.hard_state.unwrap_or(self.hard_state);
+    }
+}
+
+/// Whether a node may come back with `found`, if it had `before` and crashed while writing.
+fn is_expected(before: &Image, in_flight: &[LogWrite], found: &Image) -> bool {
+    if found == before {
+        return true;
+    }
+    let mut after = before.clone();
+    let mut kept = before.terms.len();
+    let mut hard_states = vec![before.hard_state];
+    for write in in_flight {
+        if let Some(first) = write.truncate_from {
+            kept = kept.min(first.0 as usize - 1);
+        }
+        after.write(write);
+        hard_states.push(after.hard_state);
+    }
+    // All of it is one batch, or a few in order if it is too long for one.
+    let is_prefix = after.terms.starts_with(&found.terms) && found.terms.len() >= kept;
+    is_prefix && hard_states.contains(&found.hard_state)
+}
+
+fn check_hard_state(node: NodeId, before: HardState, write: &LogWrite) -> Result<(), Violation> {
+    let Some(after) = write.hard_state else {
+        return Ok(());
+    };
+    if after.term < before.term {
+        let (from, to) = (before.term.0, after.term.0);
+        let what = "durable term";
+        return Err(Violation::WentBack { node, what, from, to });
+    }
+    if after.term == before.term && before.vote.is_some() && after.vote != before.vote {
+        let term = after.term;
+        return Err(Violation::VotedTwice { node, term });
+    }
+    Ok(())
+}
+
+fn check_progress(view: &NodeView<'_>, seen: Option<Seen>) -> Result<(), Violation> {
+    let node = view.id;
+    if view.commit_index > view.last_index {
+        return Err(Violation::CommitBeyondLog {
+            node,
+            commit_index: view.commit_index,
+            last_index: view.last_index,
+        });
+    }
+    let Some(seen) = seen else {
+        return Ok(());
+    };
+    let grows = [
+        ("term", seen.term.0, view.term.0),
+        ("commit index", seen.commit_index.0, view.commit_index.0),
+    ];
+    for (what, from, to) in grows {
+        if to < from {
+            return Err(Violation::WentBack { node, what, from, to });
+        }
+    }
+    let leads_on = seen.role == Role::Leader && view.role == Role::Leader && seen.term == view.term;
+    if leads_on && view.last_index < seen.last_index {
+        return Err(Violation::LeaderLogShrank {
+            leader: node,
+            from: seen.last_index,
+            to: view.last_index,
+        });
+    }
+    Ok(())
+}
+
+/// Whether a majority of `voters` is among the holders; nobody is a majority of nobody.
+fn is_quorum(voters: &BTreeSet<NodeId>, holders: &BTreeSet<NodeId>) -> bool {
+    voters.is_empty() || 2 * voters.intersection(holders).count() > voters.len()
+}
+
+fn digest(entry: &Entry) -> u64 {
+    xxh3_64_with_seed(&entry.payload, entry.kind as u64)
+}
+
+#[cfg(test)]
+#[path = "safety_test.rs"]
+mod tests;

@@ -1,0 +1,250 @@
+//! What a scenario does to the world: crashes, restarts, partitions, links.
+
+use std::collections::BTreeMap;
+
+use raft_core::Recovered;
+use raft_node::driver::Input;
+use raft_proto::{Boot, LogIndex, NodeId, Term};
+
+use super::node::ProcessId;
+use super::{Cluster, Event, PeerNotice};
+use crate::network::Traffic;
+use crate::options::LinkOptions;
+
+/// What one node knows of its connection to another.
+#[derive(Default)]
+struct Connection {
+    /// What it will know once the notice under way has arrived.
+    wanted: Option<(ProcessId, Boot)>,
+    /// What it was told.
+    told: Option<(ProcessId, Boot)>,
+    generation: u64,
+}
+
+/// Connections by observer and peer.
+#[derive(Default)]
+pub(super) struct Connections(BTreeMap<(NodeId, NodeId), Connection>);
+
+impl Cluster {
+    /// Kills a node's process: what is not synced is lost, or torn.
+    ///
+    /// Does nothing if it does not run.
+    pub fn crash(&mut self, node: NodeId) {
+        let Some(entry) = self.nodes.get_mut(&node) else {
+            return;
+        };
+        let Some(process) = entry.process.take() else {
+            return;
+        };
+        self.checker.stopped(node, process.writer.in_flight());
+        entry.disk.crash(process.writer);
+        self.record(node, "crashes", "", &[]);
+        self.deliver_answers();
+        self.refresh_connections();
+    }
+
+    /// Ends a node's process in order: everything that waits is answered with what is known, and
+    /// what was being written is written.
+    ///
+    /// Does nothing if it does not run.
+    pub fn shut_down(&mut self, node: NodeId) {
+        let Some(process) = self.nodes.get_mut(&node).and_then(|n| n.process.as_mut()) else {
+            return;
+        };
+        process.driver.shut_down();
+        let id = process.id;
+        self.deliver_answers();
+        // One sync may be under way, another one wait for it, and the last batch be vouched for.
+        for _ in 0..3 {
+            self.finish_sync(id);
+        }
+        if let Some(process) = self.nodes.get_mut(&node).and_then(|n| n.process.take()) {
+            self.checker.stopped(node, process.writer.in_flight());
+            drop(process);
+        }
+        self.record(node, "stops", "", &[]);
+        self.refresh_connections();
+    }
+
+    /// Starts a node's process, with a new state machine and whatever its disk holds.
+    ///
+    /// # Panics
+    /// If it runs already, or cannot start.
+    pub fn restart(&mut self, node: NodeId) {
+        let machine = (self.machines)(node);
+        let Some(entry) = self.nodes.get_mut(&node) else {
+            panic!("there is no {node} in this world");
+        };
+        let started = entry.start(self.now, self.cluster_id, &self.options, machine);
+        let recovered = started.unwrap_or_else(|error| panic!("{node} does not start: {error}"));
+        let life = entry.life;
+        let checked = self
+            .checker
+            .started(node, recovered.hard_state, terms_of(&recovered));
+        checked.unwrap_or_else(|violation| panic!("{violation}"));
+        self.forget_applied(node);
+        let numbers = [
+            ("life", life),
+            ("term", recovered.hard_state.term.0),
+            ("last", recovered.last.index.0),
+        ];
+        self.record(node, "starts", "", &numbers);
+        self.schedule_step(ProcessId { node, life });
+        self.refresh_connections();
+    }
+
+    /// Whether a node's process runs.
+    #[must_use]
+    pub fn is_running(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|n| n.process.is_some())
+    }
+
+    /// Pulls a node's cable: nothing gets in or out.
+    pub fn disconnect(&mut self, node: NodeId) {
+        self.network.unplug(node);
+        self.record(node, "is disconnected", "", &[]);
+        self.refresh_connections();
+    }
+
+    /// Plugs a node's cable in again. Links that are cut stay cut.
+    pub fn connect(&mut self, node: NodeId) {
+        self.network.plug_in(node);
+        self.record(node, "is connected", "", &[]);
+        self.refresh_connections();
+    }
+
+    /// Whether a node's cable is plugged in.
+    #[must_use]
+    pub fn is_connected(&self, node: NodeId) -> bool {
+        self.network.is_plugged(node)
+    }
+
+    /// Cuts all links between different groups and restores all others; a node in no group is
+    /// alone.
+    pub fn partition(&mut self, groups: &[&[NodeId]]) {
+        self.network.partition(groups);
+        for (number, group) in (1..).zip(groups) {
+            for node in *group {
+                self.record(*node, "is in partition", "", &[("group", number)]);
+            }
+        }
+        self.refresh_connections();
+    }
+
+    /// Restores all links and cables.
+    pub fn heal(&mut self) {
+        self.network.heal();
+        self.record(NodeId(0), "heals", "", &[]);
+        self.refresh_connections();
+    }
+
+    /// Cuts one direction between two nodes.
+    pub fn cut(&mut self, from: NodeId, to: NodeId) {
+        self.network.set_cut(from, to, true);
+        self.record(from, "is cut off", "", &[("to", to.0)]);
+        self.refresh_connections();
+    }
+
+    /// Changes all links, between nodes and to clients.
+    pub fn set_links(&mut self, options: LinkOptions) {
+        self.network.set_options(options);
+        self.client_link_options = options;
+    }
+
+    /// Changes one direction between two nodes.
+    pub fn set_link(&mut self, from: NodeId, to: NodeId, options: LinkOptions) {
+        self.network.set_link_options(from, to, options);
+    }
+
+    /// What all nodes have sent to each other.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.network.traffic()
+    }
+
+    /// What one node has sent.
+    #[must_use]
+    pub fn traffic_of(&self, node: NodeId) -> Traffic {
+        self.network.sent_by(node)
+    }
+
+    /// Brings what nodes know of each other in line with who can reach whom: a connection is made
+    /// soon, and its end is noticed after the idle timeout.
+    fn refresh_connections(&mut self) {
+        let ids = self.node_ids();
+        for &observer in &ids {
+            for &peer in ids.iter().filter(|peer| **peer != observer) {
+                self.refresh_connection(observer, peer);
+            }
+        }
+    }
+
+    fn refresh_connection(&mut self, observer: NodeId, peer: NodeId) {
+        let Some(process) = self.nodes.get(&observer).and_then(|n| n.process.as_ref()) else {
+            self.connections.0.remove(&(observer, peer));
+            return;
+        };
+        let observer_id = process.id;
+        let is_open = self.network.is_open(observer, peer) && self.network.is_open(peer, observer);
+        let reached = self.nodes.get(&peer).and_then(|n| n.process.as_ref());
+        let reached = reached.filter(|_| is_open).map(|p| (p.id, p.boot));
+        let connection = self.connections.0.entry((observer, peer)).or_default();
+        if connection.wanted == reached {
+            return;
+        }
+        connection.wanted = reached;
+        connection.generation += 1;
+        if connection.told == reached {
+            return;
+        }
+        let delay_ns = match reached {
+            Some(_) => {
+                let Some(node) = self.nodes.get_mut(&observer) else {
+                    return;
+                };
+                self.options.connect.draw_ns(&mut node.random)
+            }
+            None => self.options.idle_timeout_ms * 1_000_000,
+        };
+        let notice = PeerNotice {
+            observer: observer_id,
+            peer,
+            boot: reached.map(|(_, boot)| boot),
+            generation: connection.generation,
+        };
+        let at = self.now.plus_ns(delay_ns);
+        self.agenda.schedule(at, Event::PeerNotice(notice));
+    }
+
+    pub(super) fn notify_peer(&mut self, notice: &PeerNotice) {
+        let (observer, peer) = (notice.observer, notice.peer);
+        let Some(connection) = self.connections.0.get_mut(&(observer.node, peer)) else {
+            return;
+        };
+        if connection.generation != notice.generation || self.process(observer).is_none() {
+            return;
+        }
+        let Some(connection) = self.connections.0.get_mut(&(observer.node, peer)) else {
+            return;
+        };
+        connection.told = connection.wanted;
+        let (input, what) = match notice.boot {
+            Some(boot) => (Input::PeerUp { peer, boot }, "sees"),
+            None => (Input::PeerDown { peer }, "misses"),
+        };
+        self.record(observer.node, what, "", &[("peer", peer.0)]);
+        self.give(observer, input);
+    }
+}
+
+/// The term of each recovered entry.
+fn terms_of(recovered: &Recovered) -> Vec<Term> {
+    assert_eq!(recovered.first_index, LogIndex::FIRST, "nothing is compacted yet");
+    let mut terms = Vec::with_capacity(recovered.last.index.0 as usize);
+    for (at, run) in recovered.term_runs.iter().enumerate() {
+        let next = recovered.term_runs.get(at + 1);
+        let end = next.map_or(recovered.last.index.next(), |next| next.first);
+        terms.extend(std::iter::repeat_n(run.term, end.since(run.first) as usize));
+    }
+    terms
+}

@@ -1,0 +1,132 @@
+//! One node of the world: its disk, and the process that runs on it.
+
+use std::collections::VecDeque;
+
+use raft_core::{Config, CoreError, RaftCore, Time};
+use raft_log::{DataDir, LogReader};
+use raft_node::driver::{ApplyBatch, Driver, Input};
+use raft_node::StateMachine;
+use raft_proto::{Boot, ClusterId, LogIndex, NodeId};
+use thiserror::Error;
+
+use crate::clock::NodeClock;
+use crate::disk::{Disk, DiskError, LogWriter, OpenDisk};
+use crate::options::ClusterOptions;
+use crate::random::{Random, Stream};
+
+/// One life of a node's process; what was meant for an earlier life does not reach a later one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProcessId {
+    pub(crate) node: NodeId,
+    pub(crate) life: u64,
+}
+
+/// A node, running or not.
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) disk: Disk,
+    pub(crate) random: Random,
+    clock_random: Random,
+    /// How many processes there were.
+    pub(crate) life: u64,
+    pub(crate) process: Option<Process>,
+}
+
+/// A running node: the real driver, core and log.
+pub(crate) struct Process {
+    pub(crate) id: ProcessId,
+    pub(crate) boot: Boot,
+    pub(crate) clock: NodeClock,
+    pub(crate) driver: Driver,
+    pub(crate) machine: Box<dyn StateMachine>,
+    pub(crate) writer: LogWriter,
+    pub(crate) reader: LogReader,
+    /// What the node has not looked at yet.
+    pub(crate) inbox: Vec<Input>,
+    /// Whether it is about to look.
+    pub(crate) is_step_scheduled: bool,
+    /// The earliest wake-up scheduled for a timer.
+    pub(crate) wake_at: Option<Time>,
+    /// Batches for the applier; the first one is being applied.
+    pub(crate) batches: VecDeque<ApplyBatch>,
+    /// Holds the lock of the data directory.
+    _directory: DataDir,
+}
+
+/// Why a node does not start: a bug, for no fault that may cause it was injected.
+#[derive(Debug, Error)]
+pub(crate) enum StartError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error("cannot start consensus: {0}")]
+    Core(#[from] CoreError),
+}
+
+impl Node {
+    pub(crate) fn new(seed: u64, id: NodeId) -> Self {
+        Self {
+            id,
+            disk: Disk::new(seed, id),
+            random: Random::stream(seed, Stream::Process(id)),
+            clock_random: Random::stream(seed, Stream::Clock(id)),
+            life: 0,
+            process: None,
+        }
+    }
+
+    /// Starts a process through the full recovery of its log. Returns what was recovered.
+    pub(crate) fn start(
+        &mut self,
+        now: Time,
+        cluster: ClusterId,
+        options: &ClusterOptions,
+        machine: Box<dyn StateMachine>,
+    ) -> Result<raft_core::Recovered, StartError> {
+        assert!(self.process.is_none(), "{} runs already", self.id);
+        let OpenDisk {
+            directory,
+            log,
+            recovered,
+        } = self.disk.open(cluster, options.log)?;
+        self.life += 1;
+        let boot = directory.boot();
+        let recovered = raft_core::Recovered {
+            hard_state: recovered.hard_state,
+            snapshot: recovered.snapshot,
+            first_index: recovered.first_index,
+            last: recovered.last,
+            term_runs: recovered.term_runs,
+            entry_sizes: recovered.entry_sizes,
+            memberships: recovered.memberships,
+            missing: Vec::new(),
+            counted: true,
+            boot,
+        };
+        let clock = NodeClock::booted(now, options.clock, &mut self.clock_random);
+        let config = Config {
+            id: self.id,
+            seed: self.random.bits(),
+            ..options.core.clone()
+        };
+        let core = RaftCore::new(config, recovered.clone(), clock.local(now))?;
+        let reader = log.reader();
+        self.process = Some(Process {
+            id: ProcessId {
+                node: self.id,
+                life: self.life,
+            },
+            boot,
+            clock,
+            driver: Driver::new(core, options.limits.clone(), LogIndex::ZERO),
+            machine,
+            writer: LogWriter::new(log),
+            reader,
+            inbox: Vec::new(),
+            is_step_scheduled: false,
+            wake_at: None,
+            batches: VecDeque::new(),
+            _directory: directory,
+        });
+        Ok(recovered)
+    }
+}

@@ -1,0 +1,347 @@
+//! What happens inside a running node: its inbox, driver, log writer and applier.
+
+use raft_node::apply_batch;
+use raft_node::driver::{ApplyItem, Input, LogReadPurpose, LogReadRequest, Output};
+use raft_proto::{GroupId, Message, NodeId, frame, wire};
+
+use super::node::{Process, ProcessId};
+use super::{Cluster, Event, Packet};
+use crate::checker::NodeView;
+use crate::network::Direction;
+use crate::options::Latency;
+
+/// Largest frame body that a node takes, in bytes.
+const MAX_BODY_BYTES: u32 = 64 << 20;
+
+impl Cluster {
+    /// The process, if it still runs.
+    pub(super) fn process(&mut self, id: ProcessId) -> Option<&mut Process> {
+        let process = self.nodes.get_mut(&id.node)?.process.as_mut()?;
+        (process.id == id).then_some(process)
+    }
+
+    /// Puts something into a node's inbox and has the node look at it soon.
+    pub(super) fn give(&mut self, id: ProcessId, input: Input) {
+        let Some(process) = self.process(id) else {
+            return;
+        };
+        process.inbox.push(input);
+        self.schedule_step(id);
+    }
+
+    pub(super) fn schedule_step(&mut self, id: ProcessId) {
+        let Some(process) = self.process(id) else {
+            return;
+        };
+        if !std::mem::replace(&mut process.is_step_scheduled, true) {
+            self.schedule_after(id, self.options.process.step, Event::Step(id));
+        }
+    }
+
+    /// Schedules an event of a node after a latency drawn from the node's process stream.
+    fn schedule_after(&mut self, id: ProcessId, latency: Latency, event: Event) {
+        if let Some(node) = self.nodes.get_mut(&id.node) {
+            let at = self.now.plus_ns(latency.draw_ns(&mut node.random));
+            self.agenda.schedule(at, event);
+        }
+    }
+
+    /// The node handles all that waits, as the loop of a real node's main thread does.
+    pub(super) fn step_process(&mut self, id: ProcessId) {
+        let now = self.now;
+        let Some(process) = self.process(id) else {
+            return;
+        };
+        process.is_step_scheduled = false;
+        let local = process.clock.local(now);
+        for input in std::mem::take(&mut process.inbox) {
+            process.driver.handle(local, input);
+        }
+        if process.driver.poll_timeout().is_some_and(|due| due <= local) {
+            process.driver.handle_timeout(local);
+        }
+        process.driver.flush(local);
+        let outputs: Vec<_> = std::iter::from_fn(|| process.driver.poll_output()).collect();
+        self.observe(id);
+        for output in outputs {
+            self.carry_out(id, output);
+        }
+        self.begin_sync(id);
+        self.schedule_wake(id);
+    }
+
+    fn carry_out(&mut self, id: ProcessId, output: Output) {
+        match output {
+            Output::Write { id: persist, write } => {
+                if let Some(process) = self.process(id) {
+                    process.writer.push(persist, write);
+                }
+            }
+            Output::Send {
+                to,
+                uncounted,
+                message,
+            } => self.send(id, to, uncounted, &message),
+            Output::Apply(batch) => {
+                let Some(process) = self.process(id) else {
+                    return;
+                };
+                process.batches.push_back(batch);
+                if process.batches.len() == 1 {
+                    self.schedule_after(id, self.options.process.apply, Event::Apply(id));
+                }
+            }
+            Output::ReadLog(request) => {
+                let latency = self.options.process.log_read;
+                self.schedule_after(id, latency, Event::LogRead(id, request));
+            }
+            // All nodes are connected with each other anyway.
+            Output::Peers(_) => {}
+        }
+    }
+
+    fn schedule_wake(&mut self, id: ProcessId) {
+        let now = self.now;
+        let Some(process) = self.process(id) else {
+            return;
+        };
+        let Some(due) = process.driver.poll_timeout() else {
+            return;
+        };
+        let at = process.clock.world(due).max(now);
+        if process.wake_at.is_none_or(|scheduled| at < scheduled) {
+            process.wake_at = Some(at);
+            self.agenda.schedule(at, Event::Wake(id));
+        }
+    }
+
+    pub(super) fn wake_process(&mut self, id: ProcessId) {
+        let now = self.now;
+        let Some(process) = self.process(id) else {
+            return;
+        };
+        // An earlier wake-up took its place, or a step in between served the timer.
+        if process.wake_at != Some(now) {
+            return;
+        }
+        process.wake_at = None;
+        let local = process.clock.local(now);
+        if process.driver.poll_timeout().is_some_and(|due| due <= local) {
+            self.schedule_step(id);
+        } else {
+            self.schedule_wake(id);
+        }
+    }
+
+    fn send(&mut self, id: ProcessId, to: NodeId, uncounted: bool, message: &Message) {
+        let frame = match wire::encode(GroupId(0), uncounted, message) {
+            Ok(frame) => frame,
+            Err(error) => panic!("{} cannot encode {}: {error}", id.node, message.name()),
+        };
+        let route = ((id.node, to), (Direction::of(message), message.class()));
+        let arrival = self.network.send(self.now, route.0, route.1, frame.len());
+        let what = if arrival.is_some() { "sends" } else { "loses" };
+        let numbers = numbers_of(message);
+        self.record(id.node, what, message.name(), &[("to", to.0), numbers[0], numbers[1], numbers[2]]);
+        let receiver = self.nodes.get(&to).and_then(|node| node.process.as_ref());
+        if let (Some(at), Some(receiver)) = (arrival, receiver) {
+            let packet = Packet {
+                from: id,
+                to: receiver.id,
+                bytes: frame.to_vec().into(),
+            };
+            self.agenda.schedule(at, Event::Arrive(packet));
+        }
+    }
+
+    /// A message arrives, if both ends are still the same processes: a connection ends with
+    /// either of them.
+    pub(super) fn arrive(&mut self, packet: &Packet) {
+        if self.process(packet.from).is_none() || self.process(packet.to).is_none() {
+            return;
+        }
+        let split = frame::split(&packet.bytes, MAX_BODY_BYTES);
+        let (header, body) = split.unwrap_or_else(|error| panic!("a frame as sent: {error}"));
+        let message = wire::decode(&header, &body);
+        let message = message.unwrap_or_else(|error| panic!("a message as sent: {error}"));
+        self.trace.add_bytes(&packet.bytes);
+        self.record(packet.to.node, "gets", message.name(), &[("from", packet.from.node.0)]);
+        let input = Input::Message {
+            from: packet.from.node,
+            uncounted: header.is_uncounted(),
+            message,
+        };
+        self.give(packet.to, input);
+    }
+
+    fn begin_sync(&mut self, id: ProcessId) {
+        let Some(process) = self.process(id) else {
+            return;
+        };
+        match process.writer.begin_sync() {
+            Ok(true) => self.schedule_sync_end(id),
+            Ok(false) => {}
+            Err(error) => panic!("{}: {error}", id.node),
+        }
+    }
+
+    fn schedule_sync_end(&mut self, id: ProcessId) {
+        let latency = self.options.process.sync;
+        if let Some(node) = self.nodes.get_mut(&id.node) {
+            let at = self.now.plus_ns(latency.draw_ns(&mut node.disk.random));
+            self.agenda.schedule(at, Event::Synced(id));
+        }
+    }
+
+    pub(super) fn finish_sync(&mut self, id: ProcessId) {
+        let vouch_at = self.now.plus_ms(self.options.process.vouch_ms);
+        let Some(process) = self.process(id) else {
+            return;
+        };
+        let outcome = process.writer.finish();
+        let synced = outcome.unwrap_or_else(|error| panic!("{}: {error}", id.node));
+        let syncs = process.writer.syncs;
+        if process.writer.log.needs_vouching() {
+            self.agenda.schedule(vouch_at, Event::VouchDue(id, syncs));
+        }
+        if let Some(synced) = synced {
+            for write in &synced.writes {
+                let checked = self.checker.durable(id.node, write);
+                checked.unwrap_or_else(|violation| panic!("{violation}"));
+            }
+            let numbers = [("through", synced.through.0), ("writes", synced.writes.len() as u64)];
+            self.record(id.node, "syncs", "", &numbers);
+            self.give(id, Input::Persisted(synced.through));
+        }
+        self.begin_sync(id);
+    }
+
+    pub(super) fn vouch(&mut self, id: ProcessId, syncs: u64) {
+        let Some(process) = self.process(id) else {
+            return;
+        };
+        if process.writer.begin_vouching(syncs) {
+            self.schedule_sync_end(id);
+        }
+    }
+
+    pub(super) fn apply_next(&mut self, id: ProcessId) {
+        let Some(process) = self.process(id) else {
+            return;
+        };
+        let Some(batch) = process.batches.pop_front() else {
+            return;
+        };
+        let entries: Vec<_> = batch
+            .items
+            .iter()
+            .filter_map(|item| match item {
+                ApplyItem::Entry(entry, _) => Some(entry.clone()),
+                ApplyItem::Query(..) => None,
+            })
+            .collect();
+        for entry in &entries {
+            let checked = self.checker.applied(id.node, entry);
+            checked.unwrap_or_else(|violation| panic!("{violation}"));
+        }
+        if let Some(last) = entries.last() {
+            self.record(id.node, "applies", "", &[("through", last.index.0)]);
+        }
+        self.note_applied(id.node, entries);
+        let Some(process) = self.process(id) else {
+            return;
+        };
+        let applied = apply_batch(process.machine.as_mut(), batch);
+        let has_more = !process.batches.is_empty();
+        self.give(id, applied);
+        if has_more {
+            self.schedule_after(id, self.options.process.apply, Event::Apply(id));
+        }
+    }
+
+    pub(super) fn finish_log_read(&mut self, id: ProcessId, request: LogReadRequest) {
+        let Some(process) = self.process(id) else {
+            return;
+        };
+        let read = process.reader.read(request.first, request.last, request.max_bytes as u64);
+        let entries = match (read, &request.purpose) {
+            (Ok(entries), _) => entries,
+            // Truncated or not yet durable: the core orders it anew.
+            (Err(_), LogReadPurpose::Append(_)) => Vec::new(),
+            (Err(error), LogReadPurpose::Apply) => panic!("{}: {error}", id.node),
+        };
+        self.give(id, Input::LogRead { request, entries });
+    }
+
+    /// Checks the node after it has done something.
+    fn observe(&mut self, id: ProcessId) {
+        let Some(process) = self.nodes.get(&id.node).and_then(|node| node.process.as_ref()) else {
+            return;
+        };
+        let core = process.driver.core();
+        let (role, term) = (core.role(), core.term());
+        let commit_index = core.commit_index();
+        let view = NodeView {
+            id: id.node,
+            role,
+            term,
+            commit_index,
+            last_index: core.last_position().index,
+            term_at: &|index| core.term_at(index),
+            membership: core.membership(),
+        };
+        if let Err(violation) = self.checker.observe(&view) {
+            panic!("{violation}");
+        }
+        let shown = (role, term, commit_index);
+        if self.shown.insert(id.node, shown) != Some(shown) {
+            let numbers = [("term", term.0), ("commit", commit_index.0)];
+            self.record(id.node, "is", super::observe::role_name(role), &numbers);
+        }
+    }
+}
+
+/// The numbers that tell a reader of the trace what a message is about.
+fn numbers_of(message: &Message) -> [(&'static str, u64); 3] {
+    const NOTHING: (&str, u64) = ("", 0);
+    let term = message.term().map_or(NOTHING, |term| ("term", term.0));
+    let (second, third) = match message {
+        Message::AppendRequest(append) => {
+            let last = append.entries.last().map_or(append.previous, raft_proto::Entry::position);
+            (("previous", append.previous.index.0), ("last", last.index.0))
+        }
+        Message::AppendResponse(response) => (("sequence", response.sequence), NOTHING),
+        Message::Heartbeat(beat) => (("round", beat.round), ("commit", beat.commit_index.0)),
+        Message::HeartbeatResponse(beat) => (("round", beat.round), NOTHING),
+        Message::VoteRequest(vote) => {
+            let last = vote.last_log;
+            (("last_term", last.term.0), ("last_index", last.index.0))
+        }
+        Message::PreVoteRequest(vote) => {
+            let last = vote.last_log;
+            (("last_term", last.term.0), ("last_index", last.index.0))
+        }
+        Message::VoteResponse(vote) => (("granted", u64::from(vote.granted)), NOTHING),
+        Message::PreVoteResponse(vote) => (("granted", u64::from(vote.granted)), NOTHING),
+        Message::ReadIndexRequest(read) => (("id", read.id), NOTHING),
+        Message::ReadIndexResponse(read) => {
+            let index = read.read_index.map_or(0, |index| index.0);
+            (("id", read.id), ("index", index))
+        }
+        Message::Hello(_)
+        | Message::HelloResponse(_)
+        | Message::GatherRequest(_)
+        | Message::GatherResponse(_)
+        | Message::AdoptRequest(_)
+        | Message::AdoptResponse(_)
+        | Message::GatherAbandoned(_)
+        | Message::TimeoutNow(_)
+        | Message::InstallSnapshotRequest(_)
+        | Message::InstallSnapshotResponse(_)
+        | Message::FetchSnapshotRequest(_)
+        | Message::FetchSnapshotResponse(_)
+        | Message::FetchEntriesRequest(_)
+        | Message::FetchEntriesResponse(_) => (NOTHING, NOTHING),
+    };
+    [term, second, third]
+}

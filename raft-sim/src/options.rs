@@ -1,0 +1,226 @@
+//! What a simulated world is like: sizes, latencies, loss, clocks.
+
+use raft_core::Config;
+use raft_log::LogOptions;
+use raft_node::driver::DriverLimits;
+use raft_proto::NodeId;
+
+use crate::random::Random;
+use crate::trace::TraceDepth;
+
+/// A duration drawn anew each time, every value as likely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Latency {
+    /// Shortest, in microseconds.
+    pub us_min: u64,
+    /// Longest, in microseconds.
+    pub us_max: u64,
+}
+
+impl Latency {
+    /// Always the same, in microseconds.
+    #[must_use]
+    pub const fn fixed_us(us: u64) -> Self {
+        Self {
+            us_min: us,
+            us_max: us,
+        }
+    }
+
+    /// From `min` to `max` microseconds.
+    #[must_use]
+    pub const fn us(min: u64, max: u64) -> Self {
+        Self {
+            us_min: min,
+            us_max: max,
+        }
+    }
+
+    /// From `min` to `max` milliseconds.
+    #[must_use]
+    pub const fn ms(min: u64, max: u64) -> Self {
+        Self::us(min * 1000, max * 1000)
+    }
+
+    /// Nanoseconds, drawn with the precision of one.
+    pub(crate) fn draw_ns(self, random: &mut Random) -> u64 {
+        random.between(self.us_min * 1000, self.us_max * 1000)
+    }
+}
+
+/// Whether messages may overtake each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeliveryOrder {
+    /// Messages of one class (control, append, bulk) arrive in the order sent, as on one stream of
+    /// a connection; classes overtake each other.
+    PerClass,
+    /// Every message travels by itself.
+    None,
+}
+
+/// Some answers come very late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LateReplies {
+    /// How many, in thousandths of all answers.
+    pub per_mille: u64,
+    /// How late, in addition to the latency of the link.
+    pub latency: Latency,
+}
+
+/// What a link does to messages; one direction between two nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkOptions {
+    /// Time on the way.
+    pub latency: Latency,
+    /// Requests lost, in thousandths.
+    pub request_loss_per_mille: u64,
+    /// Answers lost, in thousandths.
+    pub reply_loss_per_mille: u64,
+    /// Answers that come very late, if any.
+    pub late_replies: Option<LateReplies>,
+    /// Whether messages may overtake each other.
+    pub order: DeliveryOrder,
+}
+
+impl LinkOptions {
+    /// A healthy local network: 0.1 to 0.5 ms, nothing is lost.
+    #[must_use]
+    pub const fn reliable() -> Self {
+        Self {
+            latency: Latency::us(100, 500),
+            request_loss_per_mille: 0,
+            reply_loss_per_mille: 0,
+            late_replies: None,
+            order: DeliveryOrder::PerClass,
+        }
+    }
+
+    /// The unreliable network of MIT 6.824: up to 27 ms on the way, a tenth of the requests and a
+    /// tenth of the answers lost, and no order.
+    #[must_use]
+    pub const fn unreliable() -> Self {
+        Self {
+            latency: Latency::ms(1, 27),
+            request_loss_per_mille: 100,
+            reply_loss_per_mille: 100,
+            late_replies: None,
+            order: DeliveryOrder::None,
+        }
+    }
+
+    /// The same with the long reordering of MIT 6.824: two thirds of the answers come 200 to
+    /// 2400 ms late.
+    #[must_use]
+    pub const fn with_long_reordering(mut self) -> Self {
+        self.late_replies = Some(LateReplies {
+            per_mille: 667,
+            latency: Latency::ms(200, 2400),
+        });
+        self.order = DeliveryOrder::None;
+        self
+    }
+}
+
+/// How long things take inside a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessOptions {
+    /// From the first input that waits until the node has handled all that wait by then.
+    pub step: Latency,
+    /// To apply a batch.
+    pub apply: Latency,
+    /// One write and its fsync; all that waits goes into one.
+    pub sync: Latency,
+    /// One read of the log.
+    pub log_read: Latency,
+    /// Until an idle log says that its last batch is synced.
+    pub vouch_ms: u64,
+}
+
+impl Default for ProcessOptions {
+    fn default() -> Self {
+        Self {
+            step: Latency::us(5, 20),
+            apply: Latency::us(5, 20),
+            sync: Latency::us(80, 400),
+            log_read: Latency::us(50, 200),
+            vouch_ms: 10,
+        }
+    }
+}
+
+/// How clocks of nodes differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClockOptions {
+    /// Each boot of a node runs fast or slow by up to this many millionths (at most 500,000).
+    pub drift_ppm_max: u64,
+}
+
+/// Everything about a world but the state machine.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// Number of nodes, which get the ids from 1 on; all are voters.
+    pub nodes: u64,
+    /// Everything random follows from it.
+    pub seed: u64,
+    /// All links between nodes, to begin with.
+    pub links: LinkOptions,
+    /// All links between clients and nodes, to begin with.
+    pub client_links: LinkOptions,
+    /// Latencies inside a node.
+    pub process: ProcessOptions,
+    /// Clocks.
+    pub clock: ClockOptions,
+    /// To begin a connection, after nodes have become able to reach each other.
+    pub connect: Latency,
+    /// Until a node notices that it cannot reach a peer any more, in milliseconds.
+    pub idle_timeout_ms: u64,
+    /// Consensus options of every node; id and seed are replaced.
+    pub core: Config,
+    /// Limits of every node's driver.
+    pub limits: DriverLimits,
+    /// Log options of every node.
+    pub log: LogOptions,
+    /// How much of the trace is kept.
+    pub trace: TraceDepth,
+}
+
+impl ClusterOptions {
+    /// A healthy cluster of this many nodes.
+    #[must_use]
+    pub fn new(nodes: u64) -> Self {
+        Self {
+            nodes,
+            seed: 0,
+            links: LinkOptions::reliable(),
+            client_links: LinkOptions::reliable(),
+            process: ProcessOptions::default(),
+            clock: ClockOptions::default(),
+            connect: Latency::us(500, 2000),
+            idle_timeout_ms: 1_500,
+            core: Config::new(NodeId(1)),
+            limits: DriverLimits::default(),
+            log: LogOptions {
+                segment_bytes: 1 << 20,
+                max_batch_bytes: 128 << 10,
+                max_entry_bytes: 128 << 10,
+                preparation: raft_log::Preparation::Inline,
+            },
+            trace: TraceDepth::Latest(200),
+        }
+    }
+
+    /// The same with another seed.
+    #[must_use]
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// The same with other links, between nodes and to clients.
+    #[must_use]
+    pub const fn links(mut self, links: LinkOptions) -> Self {
+        self.links = links;
+        self.client_links = links;
+        self
+    }
+}
