@@ -172,7 +172,10 @@ impl SimClient {
 
     fn wake_at(&self, wait: WaitId, after_ms: u64) {
         let at = self.now().plus_ms(after_ms);
-        self.shared.wishes.borrow_mut().push(Wish::Wake { wait, at });
+        self.shared
+            .wishes
+            .borrow_mut()
+            .push(Wish::Wake { wait, at });
     }
 
     fn wait(&self, wait: WaitId) -> Waiting {
@@ -313,7 +316,11 @@ impl Clients {
             let Some(future) = &mut self.tasks[task] else {
                 continue;
             };
-            if future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+            if future
+                .as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_ready()
+            {
                 self.tasks[task] = None;
                 self.running -= 1;
             }

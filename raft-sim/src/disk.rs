@@ -5,8 +5,10 @@ use std::path::Path;
 
 use raft_core::PersistId;
 use raft_log::vfs::MemVfs;
-use raft_log::{DataDir, DirError, Log, LogError, LogIdentity, LogOptions, LogWrite, OpenError, Recovered};
-use raft_proto::{ClusterId, Entry, EntryKind, GroupId, HardState, LogIndex, Membership, NodeId, Term};
+use raft_log::{
+    DataDir, DirError, Log, LogError, LogIdentity, LogOptions, LogWrite, OpenError, Recovered,
+};
+use raft_proto::{ClusterId, Entry, EntryKind, GroupId, HardState, LogIndex, NodeId, Term};
 use thiserror::Error;
 
 use crate::random::{Random, Stream};
@@ -53,15 +55,16 @@ impl Disk {
         }
     }
 
-    /// Writes what cluster formation leaves behind: entry 1 with the members, in term 1.
+    /// Writes what cluster formation leaves behind: entry 1 with the members, in term 1. Returns
+    /// what was written.
     pub(crate) fn form(
         &self,
         cluster: ClusterId,
         options: LogOptions,
         membership: &bytes::Bytes,
-    ) -> Result<(), DiskError> {
+    ) -> Result<LogWrite, DiskError> {
         let mut disk = self.open(cluster, options)?;
-        disk.log.stage(LogWrite {
+        let write = LogWrite {
             hard_state: Some(HardState {
                 term: Term(1),
                 vote: None,
@@ -73,9 +76,10 @@ impl Disk {
                 kind: EntryKind::Membership,
                 payload: membership.clone(),
             }],
-        })?;
+        };
+        disk.log.stage(write.clone())?;
         disk.log.sync()?;
-        Ok(())
+        Ok(write)
     }
 
     pub(crate) fn open(
@@ -101,7 +105,8 @@ impl Disk {
     /// The process dies while the writer does what it does. If that is a sync, it gets as far as
     /// chance wants; then every sector and name that is not synced is old or new.
     pub(crate) fn crash(&mut self, mut writer: LogWriter) {
-        self.vfs.stop_after(self.random.below(MAX_OPERATIONS_IN_FLIGHT));
+        self.vfs
+            .stop_after(self.random.below(MAX_OPERATIONS_IN_FLIGHT));
         // It fails wherever the machine stopped; the process is gone before it could tell.
         let _ = writer.finish();
         drop(writer);

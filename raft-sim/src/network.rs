@@ -95,7 +95,10 @@ impl Network {
         Self {
             links,
             unplugged: BTreeSet::new(),
-            traffic: nodes.iter().map(|node| (*node, Traffic::default())).collect(),
+            traffic: nodes
+                .iter()
+                .map(|node| (*node, Traffic::default()))
+                .collect(),
         }
     }
 
@@ -162,7 +165,9 @@ impl Network {
     }
 
     pub(crate) fn set_options(&mut self, options: LinkOptions) {
-        self.links.values_mut().for_each(|link| link.options = options);
+        self.links
+            .values_mut()
+            .for_each(|link| link.options = options);
     }
 
     pub(crate) fn set_link_options(&mut self, from: NodeId, to: NodeId, options: LinkOptions) {
@@ -247,7 +252,9 @@ mod tests {
         let mut network = Network::new(1, &nodes, LinkOptions::reliable());
         network.partition(&[&ids(&[1, 2]), &ids(&[3])]);
         let open = |network: &Network| {
-            let pairs = nodes.iter().flat_map(|a| nodes.iter().map(move |b| (*a, *b)));
+            let pairs = nodes
+                .iter()
+                .flat_map(|a| nodes.iter().map(move |b| (*a, *b)));
             let open = pairs.filter(|(a, b)| network.is_open(*a, *b));
             open.map(|(a, b)| (a.0, b.0)).collect::<Vec<_>>()
         };

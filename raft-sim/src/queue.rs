@@ -81,7 +81,9 @@ mod tests {
             agenda.schedule(Time::from_ms(ms), name);
         }
         assert_eq!(agenda.next_time(), Some(Time::from_ms(1)));
-        let order: Vec<_> = std::iter::from_fn(|| agenda.pop()).map(|(_, e)| e).collect();
+        let order: Vec<_> = std::iter::from_fn(|| agenda.pop())
+            .map(|(_, e)| e)
+            .collect();
         assert_eq!(order, ["a", "b", "c", "d"]);
     }
 }

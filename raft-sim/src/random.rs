@@ -202,7 +202,10 @@ mod tests {
         for _ in 0..5000 {
             seen[random.between(10, 14) as usize - 10] += 1;
         }
-        assert!(seen.iter().all(|count| (800..1200).contains(count)), "{seen:?}");
+        assert!(
+            seen.iter().all(|count| (800..1200).contains(count)),
+            "{seen:?}"
+        );
         assert_eq!(random.bytes(13).len(), 13);
         let hits = (0..10_000).filter(|_| random.per_mille(100)).count();
         assert!((800..1200).contains(&hits), "{hits}");

@@ -135,8 +135,14 @@ mod tests {
         let full = digest(TraceDepth::Full, &records);
         assert_eq!(full, digest(TraceDepth::Latest(1), &records));
         assert_eq!(full, digest(TraceDepth::Latest(0), &records));
-        assert_ne!(full, digest(TraceDepth::Full, &[record(1, 1), record(2, 4)]));
-        assert_ne!(full, digest(TraceDepth::Full, &[record(2, 3), record(1, 1)]));
+        assert_ne!(
+            full,
+            digest(TraceDepth::Full, &[record(1, 1), record(2, 4)])
+        );
+        assert_ne!(
+            full,
+            digest(TraceDepth::Full, &[record(2, 3), record(1, 1)])
+        );
     }
 
     #[test]

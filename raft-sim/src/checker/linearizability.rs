@@ -116,7 +116,10 @@ pub fn check<M: Model>(
 ) -> Verdict<M::Part> {
     let mut parts: BTreeMap<M::Part, Vec<usize>> = BTreeMap::new();
     for (at, operation) in history.iter().enumerate() {
-        parts.entry(model.part(&operation.input)).or_default().push(at);
+        parts
+            .entry(model.part(&operation.input))
+            .or_default()
+            .push(at);
     }
     let mut undecided = None;
     for (part, members) in parts {
@@ -310,7 +313,10 @@ impl<'a, M: Model> Search<'a, M> {
     }
 
     fn longest_in_history(&self) -> Vec<usize> {
-        self.longest.iter().map(|operation| self.members[*operation]).collect()
+        self.longest
+            .iter()
+            .map(|operation| self.members[*operation])
+            .collect()
     }
 }
 

@@ -207,5 +207,8 @@ fn random_histories_get_the_same_verdict_as_from_trying_every_order() {
         let found = verdict(&history) == Verdict::Linearizable;
         assert_eq!(found, expected, "{history:?}");
     }
-    assert!((500..2500).contains(&fine), "both verdicts occur often: {fine}");
+    assert!(
+        (500..2500).contains(&fine),
+        "both verdicts occur often: {fine}"
+    );
 }

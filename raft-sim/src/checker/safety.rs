@@ -76,7 +76,9 @@ pub enum Violation {
         index: LogIndex,
     },
     /// Two nodes took different entries for committed at one index (State Machine Safety, §5.4.3).
-    #[error("state machine safety: {node} takes another entry for committed at {index} than others")]
+    #[error(
+        "state machine safety: {node} takes another entry for committed at {index} than others"
+    )]
     CommitMismatch {
         /// The node.
         node: NodeId,
@@ -84,7 +86,9 @@ pub enum Violation {
         index: LogIndex,
     },
     /// An entry was taken for committed that no quorum holds durably.
-    #[error("commit: {index} is taken for committed by {node}, but only {holders:?} hold it durably")]
+    #[error(
+        "commit: {index} is taken for committed by {node}, but only {holders:?} hold it durably"
+    )]
     CommitWithoutQuorum {
         /// The node.
         node: NodeId,
@@ -123,8 +127,8 @@ pub enum Violation {
         /// The end of its log.
         last_index: LogIndex,
     },
-    /// A write removed entries that the node knew to be committed.
-    #[error("{node} removed its log from {first} on, although {first} was committed")]
+    /// A write removed a durable copy of a committed entry.
+    #[error("{node} removed its log from {first} on, although it held what is committed there")]
     TruncatedCommitted {
         /// The node.
         node: NodeId,
@@ -236,11 +240,13 @@ impl SafetyChecker {
     /// [`Violation::LogMismatch`].
     pub fn durable(&mut self, node: NodeId, write: &LogWrite) -> Result<(), Violation> {
         let facts = self.nodes.entry(node).or_default();
-        if let Some(first) = write.truncate_from
-            && facts.seen.is_some_and(|seen| first <= seen.commit_index)
-            && first.0 <= facts.image.terms.len() as u64
-        {
-            return Err(Violation::TruncatedCommitted { node, first });
+        if let Some(first) = write.truncate_from {
+            // If the first entry removed is not the committed one, none after it is (§5.3).
+            let at = first.0 as usize - 1;
+            let committed = self.chain.get(at).map(|committed| committed.term);
+            if committed.is_some() && facts.image.terms.get(at).copied() == committed {
+                return Err(Violation::TruncatedCommitted { node, first });
+            }
         }
         check_hard_state(node, facts.image.hard_state, write)?;
         facts.image.write(write);
@@ -292,7 +298,11 @@ impl SafetyChecker {
             let first = *self.leaders.entry(view.term).or_insert(node);
             if first != node {
                 let (term, second) = (view.term, node);
-                return Err(Violation::TwoLeaders { term, first, second });
+                return Err(Violation::TwoLeaders {
+                    term,
+                    first,
+                    second,
+                });
             }
             let is_new = seen.is_none_or(|s| s.role != Role::Leader || s.term != view.term);
             if is_new {
@@ -328,7 +338,11 @@ impl SafetyChecker {
                 || must_have && found.is_none() && index > view.last_index
             {
                 let (leader, term) = (view.id, view.term);
-                return Err(Violation::LeaderIncomplete { leader, term, index });
+                return Err(Violation::LeaderIncomplete {
+                    leader,
+                    term,
+                    index,
+                });
             }
         }
         Ok(())
@@ -356,11 +370,19 @@ impl SafetyChecker {
             || !is_quorum(&view.membership.outgoing, &holders)
         {
             let holders = holders.into_iter().collect();
-            return Err(Violation::CommitWithoutQuorum { node, index, holders });
+            return Err(Violation::CommitWithoutQuorum {
+                node,
+                index,
+                holders,
+            });
         }
         let seen_in = view.term;
         self.chain.push(Committed { term, seen_in });
-        assert_eq!(self.chain.len() as u64, index.0, "commits are seen in order");
+        assert_eq!(
+            self.chain.len() as u64,
+            index.0,
+            "commits are seen in order"
+        );
         Ok(())
     }
 }
@@ -406,7 +428,12 @@ fn check_hard_state(node: NodeId, before: HardState, write: &LogWrite) -> Result
     if after.term < before.term {
         let (from, to) = (before.term.0, after.term.0);
         let what = "durable term";
-        return Err(Violation::WentBack { node, what, from, to });
+        return Err(Violation::WentBack {
+            node,
+            what,
+            from,
+            to,
+        });
     }
     if after.term == before.term && before.vote.is_some() && after.vote != before.vote {
         let term = after.term;
@@ -433,7 +460,12 @@ fn check_progress(view: &NodeView<'_>, seen: Option<Seen>) -> Result<(), Violati
     ];
     for (what, from, to) in grows {
         if to < from {
-            return Err(Violation::WentBack { node, what, from, to });
+            return Err(Violation::WentBack {
+                node,
+                what,
+                from,
+                to,
+            });
         }
     }
     let leads_on = seen.role == Role::Leader && view.role == Role::Leader && seen.term == view.term;

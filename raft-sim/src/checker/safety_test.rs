@@ -126,7 +126,13 @@ fn a_leader_without_a_committed_entry_is_refused() {
     }
     world.observe(1, Role::Leader, 2, 2, &[1, 2]).unwrap();
     let error = world.observe(3, Role::Leader, 3, 0, &[1]).unwrap_err();
-    assert!(matches!(error, Violation::LeaderIncomplete { index: LogIndex(2), .. }));
+    assert!(matches!(
+        error,
+        Violation::LeaderIncomplete {
+            index: LogIndex(2),
+            ..
+        }
+    ));
 }
 
 #[test]
@@ -180,9 +186,21 @@ fn truncating_what_is_committed_is_refused() {
         truncate_from: Some(LogIndex(1)),
         ..LogWrite::default()
     };
-    let error = world.durable(1, &truncation).unwrap_err();
-    assert!(matches!(error, Violation::TruncatedCommitted { .. }));
-    world.durable(2, &truncation).unwrap();
+    for node in [1, 2] {
+        let error = world.durable(node, &truncation).unwrap_err();
+        assert!(matches!(error, Violation::TruncatedCommitted { .. }));
+    }
+    // What others have committed at that place may replace something else.
+    world.durable(3, &append(&[entry(2, 2, "lost")])).unwrap();
+    for node in [1, 2] {
+        world.durable(node, &append(&[entry(2, 3, "b")])).unwrap();
+    }
+    world.observe(1, Role::Leader, 3, 2, &[1, 3]).unwrap();
+    let replacement = LogWrite {
+        truncate_from: Some(LogIndex(2)),
+        ..append(&[entry(2, 3, "b")])
+    };
+    world.durable(3, &replacement).unwrap();
 }
 
 #[test]

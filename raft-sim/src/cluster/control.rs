@@ -239,7 +239,11 @@ impl Cluster {
 
 /// The term of each recovered entry.
 fn terms_of(recovered: &Recovered) -> Vec<Term> {
-    assert_eq!(recovered.first_index, LogIndex::FIRST, "nothing is compacted yet");
+    assert_eq!(
+        recovered.first_index,
+        LogIndex::FIRST,
+        "nothing is compacted yet"
+    );
     let mut terms = Vec::with_capacity(recovered.last.index.0 as usize);
     for (at, run) in recovered.term_runs.iter().enumerate() {
         let next = recovered.term_runs.get(at + 1);

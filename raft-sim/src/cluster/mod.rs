@@ -159,8 +159,12 @@ impl Cluster {
 
     fn form(&mut self, first_entry: &Bytes) {
         for node in self.nodes.values() {
-            let formed = node.disk.form(self.cluster_id, self.options.log, first_entry);
-            formed.unwrap_or_else(|error| panic!("{}: {error}", node.id));
+            let formed = node
+                .disk
+                .form(self.cluster_id, self.options.log, first_entry);
+            let write = formed.unwrap_or_else(|error| panic!("{}: {error}", node.id));
+            let checked = self.checker.durable(node.id, &write);
+            checked.unwrap_or_else(|violation| panic!("{violation}"));
         }
     }
 

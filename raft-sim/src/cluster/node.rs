@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use raft_core::{Config, CoreError, RaftCore, Time};
 use raft_log::{DataDir, LogReader};
-use raft_node::driver::{ApplyBatch, Driver, Input};
 use raft_node::StateMachine;
+use raft_node::driver::{ApplyBatch, Driver, Input};
 use raft_proto::{Boot, ClusterId, LogIndex, NodeId};
 use thiserror::Error;
 

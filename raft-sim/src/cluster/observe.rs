@@ -66,7 +66,9 @@ impl Cluster {
     #[must_use]
     pub fn applied_by(&self, index: LogIndex) -> usize {
         let nodes = self.nodes.keys();
-        nodes.filter(|node| self.applied_index(**node) >= index).count()
+        nodes
+            .filter(|node| self.applied_index(**node) >= index)
+            .count()
     }
 
     /// The command that was applied at this index; `None` if nothing was yet, or an entry of

@@ -57,7 +57,11 @@ impl Cluster {
         for input in std::mem::take(&mut process.inbox) {
             process.driver.handle(local, input);
         }
-        if process.driver.poll_timeout().is_some_and(|due| due <= local) {
+        if process
+            .driver
+            .poll_timeout()
+            .is_some_and(|due| due <= local)
+        {
             process.driver.handle_timeout(local);
         }
         process.driver.flush(local);
@@ -126,7 +130,11 @@ impl Cluster {
         }
         process.wake_at = None;
         let local = process.clock.local(now);
-        if process.driver.poll_timeout().is_some_and(|due| due <= local) {
+        if process
+            .driver
+            .poll_timeout()
+            .is_some_and(|due| due <= local)
+        {
             self.schedule_step(id);
         } else {
             self.schedule_wake(id);
@@ -142,7 +150,12 @@ impl Cluster {
         let arrival = self.network.send(self.now, route.0, route.1, frame.len());
         let what = if arrival.is_some() { "sends" } else { "loses" };
         let numbers = numbers_of(message);
-        self.record(id.node, what, message.name(), &[("to", to.0), numbers[0], numbers[1], numbers[2]]);
+        self.record(
+            id.node,
+            what,
+            message.name(),
+            &[("to", to.0), numbers[0], numbers[1], numbers[2]],
+        );
         let receiver = self.nodes.get(&to).and_then(|node| node.process.as_ref());
         if let (Some(at), Some(receiver)) = (arrival, receiver) {
             let packet = Packet {
@@ -165,7 +178,12 @@ impl Cluster {
         let message = wire::decode(&header, &body);
         let message = message.unwrap_or_else(|error| panic!("a message as sent: {error}"));
         self.trace.add_bytes(&packet.bytes);
-        self.record(packet.to.node, "gets", message.name(), &[("from", packet.from.node.0)]);
+        self.record(
+            packet.to.node,
+            "gets",
+            message.name(),
+            &[("from", packet.from.node.0)],
+        );
         let input = Input::Message {
             from: packet.from.node,
             uncounted: header.is_uncounted(),
@@ -209,7 +227,10 @@ impl Cluster {
                 let checked = self.checker.durable(id.node, write);
                 checked.unwrap_or_else(|violation| panic!("{violation}"));
             }
-            let numbers = [("through", synced.through.0), ("writes", synced.writes.len() as u64)];
+            let numbers = [
+                ("through", synced.through.0),
+                ("writes", synced.writes.len() as u64),
+            ];
             self.record(id.node, "syncs", "", &numbers);
             self.give(id, Input::Persisted(synced.through));
         }
@@ -263,7 +284,9 @@ impl Cluster {
         let Some(process) = self.process(id) else {
             return;
         };
-        let read = process.reader.read(request.first, request.last, request.max_bytes as u64);
+        let read = process
+            .reader
+            .read(request.first, request.last, request.max_bytes as u64);
         let entries = match (read, &request.purpose) {
             (Ok(entries), _) => entries,
             // Truncated or not yet durable: the core orders it anew.
@@ -275,7 +298,11 @@ impl Cluster {
 
     /// Checks the node after it has done something.
     fn observe(&mut self, id: ProcessId) {
-        let Some(process) = self.nodes.get(&id.node).and_then(|node| node.process.as_ref()) else {
+        let Some(process) = self
+            .nodes
+            .get(&id.node)
+            .and_then(|node| node.process.as_ref())
+        else {
             return;
         };
         let core = process.driver.core();
@@ -307,8 +334,14 @@ fn numbers_of(message: &Message) -> [(&'static str, u64); 3] {
     let term = message.term().map_or(NOTHING, |term| ("term", term.0));
     let (second, third) = match message {
         Message::AppendRequest(append) => {
-            let last = append.entries.last().map_or(append.previous, raft_proto::Entry::position);
-            (("previous", append.previous.index.0), ("last", last.index.0))
+            let last = append
+                .entries
+                .last()
+                .map_or(append.previous, raft_proto::Entry::position);
+            (
+                ("previous", append.previous.index.0),
+                ("last", last.index.0),
+            )
         }
         Message::AppendResponse(response) => (("sequence", response.sequence), NOTHING),
         Message::Heartbeat(beat) => (("round", beat.round), ("commit", beat.commit_index.0)),

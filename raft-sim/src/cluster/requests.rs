@@ -102,7 +102,9 @@ impl Cluster {
                 *accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
             });
         let local = process.clock.local(self.now);
-        process.driver.handle(local, Input::Propose { command, waiter });
+        process
+            .driver
+            .handle(local, Input::Propose { command, waiter });
         self.schedule_step(id);
         self.deliver_answers();
         let position = *position.lock().unwrap_or_else(PoisonError::into_inner);
@@ -194,7 +196,11 @@ impl Cluster {
                     let numbers = [("client", client), ("ok", is_ok)];
                     self.record(from.node, "answers", "", &numbers);
                     let answer = outcome;
-                    self.travel(client, Direction::Reply, Event::ClientReply { wait, answer });
+                    self.travel(
+                        client,
+                        Direction::Reply,
+                        Event::ClientReply { wait, answer },
+                    );
                 }
             }
         }

@@ -1,0 +1,237 @@
+//! The harness of MIT 6.824's Raft tests, in virtual time: the same checks and bounds, on the real
+//! driver, core and log.
+
+use bytes::Bytes;
+use raft_core::Role;
+use raft_node::{Applied, StateMachine};
+use raft_proto::{LogIndex, NodeId, Term};
+use raft_sim::{Cluster, ClusterOptions, LinkOptions};
+
+/// The lab's election bound, in milliseconds.
+pub const ELECTION_MS: u64 = 1_000;
+/// The lab's bound for an agreement, in milliseconds.
+pub const AGREEMENT_MS: u64 = 10_000;
+/// How long the lab waits for one proposal before it tries elsewhere, in milliseconds.
+const PROPOSAL_MS: u64 = 2_000;
+
+/// Runs a scenario for each of the first seeds, or only for the one in `RAFT_SIM_SEED`.
+pub fn for_seeds(count: u64, scenario: impl Fn(u64)) {
+    let chosen = std::env::var("RAFT_SIM_SEED").ok();
+    match chosen.and_then(|seed| seed.parse().ok()) {
+        Some(seed) => scenario(seed),
+        None => (1..=count).for_each(scenario),
+    }
+}
+
+/// Replicated state that only counts; the world keeps the commands.
+struct Counter(u64);
+
+impl StateMachine for Counter {
+    fn apply(&mut self, _applied: Applied<'_>) -> Bytes {
+        self.0 += 1;
+        self.0.to_string().into()
+    }
+
+    fn query(&mut self, _query: &Bytes) -> Bytes {
+        self.0.to_string().into()
+    }
+}
+
+/// Whether a command that was not agreed on in time may be proposed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    Yes,
+    No,
+}
+
+/// A cluster under the lab's tests.
+pub struct Lab {
+    pub cluster: Cluster,
+    pub nodes: Vec<NodeId>,
+    next_command: u64,
+    next_start: usize,
+}
+
+impl Lab {
+    pub fn new(nodes: u64, seed: u64) -> Self {
+        Self::with_links(nodes, seed, LinkOptions::reliable())
+    }
+
+    pub fn with_links(nodes: u64, seed: u64, links: LinkOptions) -> Self {
+        let options = ClusterOptions::new(nodes).seed(seed).links(links);
+        let cluster = Cluster::new(options, |_| Box::new(Counter(0)));
+        Self {
+            nodes: cluster.node_ids(),
+            cluster,
+            next_command: 100,
+            next_start: 0,
+        }
+    }
+
+    /// The node `offset` places after `node`, around the circle.
+    pub fn after(&self, node: NodeId, offset: usize) -> NodeId {
+        let at = (node.0 as usize - 1 + offset) % self.nodes.len();
+        self.nodes[at]
+    }
+
+    pub fn run_ms(&mut self, ms: u64) {
+        self.cluster.run_for_ms(ms);
+    }
+
+    /// A command that was never proposed before.
+    pub fn command(&mut self) -> Bytes {
+        self.next_command += 1;
+        self.next_command.to_string().into()
+    }
+
+    fn leaders(&self) -> Vec<(Term, NodeId)> {
+        let connected = self
+            .nodes
+            .iter()
+            .filter(|id| self.cluster.is_connected(**id));
+        let states = connected.filter_map(|id| Some((self.cluster.state(*id)?, *id)));
+        states
+            .filter(|((_, role), _)| *role == Role::Leader)
+            .map(|((term, _), id)| (term, id))
+            .collect()
+    }
+
+    /// Expects one leader among the connected nodes, and returns it.
+    pub fn check_one_leader(&mut self) -> NodeId {
+        for _ in 0..10 {
+            let pause = 450 + self.cluster.random().below(100);
+            self.run_ms(pause);
+            let leaders = self.leaders();
+            if let Some((latest, leader)) = leaders.iter().max() {
+                let of_latest = leaders.iter().filter(|(term, _)| term == latest);
+                assert_eq!(of_latest.count(), 1, "{leaders:?}");
+                return *leader;
+            }
+        }
+        panic!("expected one leader, got none");
+    }
+
+    /// Expects a leader among the connected nodes within the lab's election bound.
+    pub fn elect_in_time(&mut self) -> NodeId {
+        let elected = self
+            .cluster
+            .run_until(ELECTION_MS, |cluster| cluster.leader().is_some());
+        assert!(elected, "no leader within {ELECTION_MS} ms");
+        self.cluster.leader().expect("it was just elected")
+    }
+
+    pub fn check_no_leader(&self) {
+        assert_eq!(self.leaders(), [], "no node has a quorum");
+    }
+
+    /// Expects that all connected nodes are in the same term, and returns it.
+    pub fn check_terms(&self) -> Term {
+        let connected = self
+            .nodes
+            .iter()
+            .filter(|id| self.cluster.is_connected(**id));
+        let terms: Vec<Term> = connected
+            .filter_map(|id| Some(self.cluster.state(*id)?.0))
+            .collect();
+        assert!(terms.windows(2).all(|pair| pair[0] == pair[1]), "{terms:?}");
+        terms[0]
+    }
+
+    /// How many nodes have applied the entry at this index.
+    pub fn n_committed(&self, index: LogIndex) -> usize {
+        self.cluster.applied_by(index)
+    }
+
+    /// How many commands were applied up to this index: what the lab, which has no entries of
+    /// Raft's own, calls the index.
+    pub fn ordinal(&self, index: LogIndex) -> usize {
+        let applied = self.cluster.applied_commands();
+        applied
+            .filter(|command| command.position.index <= index)
+            .count()
+    }
+
+    /// Proposes at a node; `None` if it does not lead.
+    pub fn start(&mut self, node: NodeId) -> Option<(LogIndex, Bytes)> {
+        let command = self.command();
+        let proposed = self.cluster.propose(node, command.clone()).ok()?;
+        Some((proposed.position.index, command))
+    }
+
+    /// Gets a new command agreed on by at least `expected` nodes within the lab's bound, and
+    /// returns its index.
+    pub fn one(&mut self, expected: usize, retry: Retry) -> LogIndex {
+        let command = self.command();
+        self.agree(&command, expected, retry)
+    }
+
+    pub fn agree(&mut self, command: &Bytes, expected: usize, retry: Retry) -> LogIndex {
+        let deadline = self.cluster.now().plus_ms(AGREEMENT_MS);
+        while self.cluster.now() < deadline {
+            let Some(index) = self.propose_anywhere(command) else {
+                self.run_ms(50);
+                continue;
+            };
+            let agreed = self.cluster.run_until(PROPOSAL_MS, |cluster| {
+                cluster.applied_by(index) >= expected
+                    && cluster
+                        .applied_command(index)
+                        .is_some_and(|a| a.command == command)
+            });
+            if agreed {
+                return index;
+            }
+            assert_eq!(retry, Retry::Yes, "{command:?} was not agreed on");
+        }
+        panic!("{command:?} was not agreed on by {expected} nodes within {AGREEMENT_MS} ms");
+    }
+
+    fn propose_anywhere(&mut self, command: &Bytes) -> Option<LogIndex> {
+        for _ in 0..self.nodes.len() {
+            self.next_start = (self.next_start + 1) % self.nodes.len();
+            let node = self.nodes[self.next_start];
+            if self.cluster.is_connected(node)
+                && let Ok(proposed) = self.cluster.propose(node, command.clone())
+            {
+                return Some(proposed.position.index);
+            }
+        }
+        None
+    }
+
+    /// Waits until `expected` nodes have applied the entry at this index.
+    pub fn wait(&mut self, index: LogIndex, expected: usize) {
+        let applied = self.cluster.run_until(AGREEMENT_MS, |cluster| {
+            cluster.applied_by(index) >= expected
+        });
+        assert!(applied, "{index} was not applied by {expected} nodes");
+    }
+
+    pub fn disconnect(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+        nodes
+            .into_iter()
+            .for_each(|node| self.cluster.disconnect(node));
+    }
+
+    pub fn connect(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+        nodes
+            .into_iter()
+            .for_each(|node| self.cluster.connect(node));
+    }
+
+    /// Kills a node, if it runs, and starts it again from its disk.
+    pub fn restart(&mut self, node: NodeId) {
+        self.cluster.crash(node);
+        self.cluster.restart(node);
+    }
+
+    /// Starts every node that does not run, and connects all of them.
+    pub fn bring_all_back(&mut self) {
+        for node in self.nodes.clone() {
+            if !self.cluster.is_running(node) {
+                self.cluster.restart(node);
+            }
+            self.cluster.connect(node);
+        }
+    }
+}
