@@ -77,4 +77,5 @@ pub use options::{
     ClockOptions, ClusterOptions, DeliveryOrder, LateReplies, Latency, LinkOptions, ProcessOptions,
 };
 pub use random::{Random, Stream};
+pub use raft_core::Time;
 pub use trace::{Record, TraceDepth};
