@@ -26,7 +26,7 @@ pub(crate) enum DiskError {
     #[error("cannot open the data directory: {0}")]
     Directory(#[from] DirError),
     #[error("cannot open the log: {0}")]
-    Open(#[from] OpenError),
+    Open(Box<OpenError>),
     #[error("cannot write the log: {0}")]
     Log(#[from] LogError),
 }
@@ -94,7 +94,8 @@ impl Disk {
             incarnation: directory.incarnation(),
             group: GroupId(0),
         };
-        let (log, recovered) = Log::open(&directory, identity, options)?;
+        let (log, recovered) = Log::open(&directory, identity, options)
+            .map_err(|error| DiskError::Open(Box::new(error)))?;
         Ok(OpenDisk {
             directory,
             log,

@@ -76,6 +76,6 @@ pub use network::{Direction, Traffic};
 pub use options::{
     ClockOptions, ClusterOptions, DeliveryOrder, LateReplies, Latency, LinkOptions, ProcessOptions,
 };
-pub use random::{Random, Stream};
 pub use raft_core::Time;
+pub use random::{Random, Stream};
 pub use trace::{Record, TraceDepth};

@@ -1,53 +1,76 @@
 //! The same seed gives the same run, whatever happens in it; another seed another one.
 
-mod common;
+use bytes::Bytes;
+use raft_node::{Applied, StateMachine};
+use raft_proto::NodeId;
+use raft_sim::{ClockOptions, Cluster, ClusterOptions, LinkOptions, TraceDepth};
 
-use common::{Lab, Retry};
-use raft_sim::LinkOptions;
+/// Remembers nothing.
+struct Echo;
 
-/// Loss, reordering, a crash in the middle of writes, a partition, clients.
-fn eventful(seed: u64) -> (u64, u64) {
-    let mut lab = Lab::with_links(5, seed, LinkOptions::unreliable().with_long_reordering());
+impl StateMachine for Echo {
+    fn apply(&mut self, applied: Applied<'_>) -> Bytes {
+        applied.command.clone()
+    }
+
+    fn query(&mut self, query: &Bytes) -> Bytes {
+        query.clone()
+    }
+}
+
+/// What a run leaves: hash, number of records, commands applied.
+type Outcome = (u64, u64, usize);
+
+/// Loss, late answers, drifting clocks, clients, a crash in the middle of a write, a partition.
+fn eventful(seed: u64, depth: TraceDepth) -> Outcome {
+    let mut options = ClusterOptions::new(5)
+        .seed(seed)
+        .links(LinkOptions::unreliable().with_long_reordering());
+    options.clock = ClockOptions {
+        drift_ppm_max: 20_000,
+    };
+    options.trace = depth;
+    let mut cluster = Cluster::new(options, |_| Box::new(Echo));
+    let nodes = cluster.node_ids();
     for _ in 0..5 {
-        let nodes = lab.nodes.clone();
-        lab.cluster.spawn(move |client| async move {
-            for _ in 0..20 {
+        let nodes = nodes.clone();
+        cluster.spawn(move |client| async move {
+            for _ in 0..60 {
                 let node = client.draw(|random| *random.pick(&nodes));
                 // Whatever comes of it.
                 let _ = client.write(node, "x".into(), 100).await;
             }
         });
     }
-    lab.one(3, Retry::Yes);
-    let leader = lab.check_one_leader();
-    lab.start(leader);
-    lab.run_ms(1);
-    lab.cluster.crash(leader);
-    lab.run_ms(700);
-    lab.cluster.restart(leader);
-    let (left, right) = lab
-        .nodes
-        .clone()
-        .split_at_checked(2)
-        .map(|(l, r)| (l.to_vec(), r.to_vec()))
-        .unwrap();
-    lab.cluster.partition(&[&left, &right]);
-    lab.run_ms(1500);
-    lab.cluster.heal();
-    lab.one(5, Retry::Yes);
-    (lab.cluster.trace_hash(), lab.cluster.trace_len())
+    assert!(cluster.run_until(10_000, |cluster| cluster.leader().is_some()));
+    let leader = cluster.leader().expect("it was just seen");
+    cluster.propose(leader, "y".into()).expect("it leads");
+    cluster.run_for_ms(1);
+    cluster.crash(leader);
+    cluster.run_for_ms(700);
+    cluster.restart(leader);
+    cluster.partition(&[&[NodeId(1), NodeId(2)], &[NodeId(3), NodeId(4), NodeId(5)]]);
+    cluster.run_for_ms(1500);
+    cluster.heal();
+    cluster.run_for_ms(3000);
+    let applied = cluster.applied_commands().count();
+    (cluster.trace_hash(), cluster.trace_len(), applied)
 }
 
 #[test]
 fn equal_seeds_give_equal_traces() {
-    let first = eventful(1);
-    assert!(first.1 > 1000, "much happens: {first:?}");
-    assert_eq!(first, eventful(1));
-    assert_ne!(first, eventful(2));
+    let first = eventful(1, TraceDepth::Latest(10));
+    assert!(
+        first.1 > 1000 && first.2 > 0,
+        "something happens: {first:?}"
+    );
+    assert_eq!(first, eventful(1, TraceDepth::Full));
+    assert_ne!(first, eventful(2, TraceDepth::Latest(10)));
 }
 
 #[test]
 fn another_thread_gives_the_same_trace() {
-    let other = std::thread::spawn(|| eventful(3)).join().unwrap();
-    assert_eq!(eventful(3), other);
+    let elsewhere = std::thread::spawn(|| eventful(3, TraceDepth::Latest(10)));
+    let here = eventful(3, TraceDepth::Latest(10));
+    assert_eq!(elsewhere.join().expect("it ends"), here);
 }

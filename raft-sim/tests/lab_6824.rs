@@ -3,14 +3,15 @@
 //!
 //! `RAFT_SIM_SEED=7 cargo test -p raft-sim --test lab_6824 figure_8` runs one seed.
 
-mod common;
+#[path = "lab_6824/harness.rs"]
+mod harness;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use common::{ELECTION_MS, Lab, Retry, for_seeds};
+use harness::{ELECTION_MS, Lab, Retry, for_seeds};
 use raft_proto::{LogIndex, NodeId};
 use raft_sim::{LinkOptions, SimClient};
 

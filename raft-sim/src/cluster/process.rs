@@ -286,7 +286,7 @@ impl Cluster {
         };
         let read = process
             .reader
-            .read(request.first, request.last, request.max_bytes as u64);
+            .read(request.first, request.last, request.max_bytes);
         let entries = match (read, &request.purpose) {
             (Ok(entries), _) => entries,
             // Truncated or not yet durable: the core orders it anew.

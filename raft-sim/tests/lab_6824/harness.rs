@@ -8,14 +8,14 @@ use raft_proto::{LogIndex, NodeId, Term};
 use raft_sim::{Cluster, ClusterOptions, LinkOptions};
 
 /// The lab's election bound, in milliseconds.
-pub const ELECTION_MS: u64 = 1_000;
+pub(crate) const ELECTION_MS: u64 = 1_000;
 /// The lab's bound for an agreement, in milliseconds.
-pub const AGREEMENT_MS: u64 = 10_000;
+pub(crate) const AGREEMENT_MS: u64 = 10_000;
 /// How long the lab waits for one proposal before it tries elsewhere, in milliseconds.
 const PROPOSAL_MS: u64 = 2_000;
 
 /// Runs a scenario for each of the first seeds, or only for the one in `RAFT_SIM_SEED`.
-pub fn for_seeds(count: u64, scenario: impl Fn(u64)) {
+pub(crate) fn for_seeds(count: u64, scenario: impl Fn(u64)) {
     let chosen = std::env::var("RAFT_SIM_SEED").ok();
     match chosen.and_then(|seed| seed.parse().ok()) {
         Some(seed) => scenario(seed),
@@ -39,25 +39,25 @@ impl StateMachine for Counter {
 
 /// Whether a command that was not agreed on in time may be proposed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retry {
+pub(crate) enum Retry {
     Yes,
     No,
 }
 
 /// A cluster under the lab's tests.
-pub struct Lab {
-    pub cluster: Cluster,
-    pub nodes: Vec<NodeId>,
+pub(crate) struct Lab {
+    pub(crate) cluster: Cluster,
+    pub(crate) nodes: Vec<NodeId>,
     next_command: u64,
     next_start: usize,
 }
 
 impl Lab {
-    pub fn new(nodes: u64, seed: u64) -> Self {
+    pub(crate) fn new(nodes: u64, seed: u64) -> Self {
         Self::with_links(nodes, seed, LinkOptions::reliable())
     }
 
-    pub fn with_links(nodes: u64, seed: u64, links: LinkOptions) -> Self {
+    pub(crate) fn with_links(nodes: u64, seed: u64, links: LinkOptions) -> Self {
         let options = ClusterOptions::new(nodes).seed(seed).links(links);
         let cluster = Cluster::new(options, |_| Box::new(Counter(0)));
         Self {
@@ -69,17 +69,17 @@ impl Lab {
     }
 
     /// The node `offset` places after `node`, around the circle.
-    pub fn after(&self, node: NodeId, offset: usize) -> NodeId {
+    pub(crate) fn after(&self, node: NodeId, offset: usize) -> NodeId {
         let at = (node.0 as usize - 1 + offset) % self.nodes.len();
         self.nodes[at]
     }
 
-    pub fn run_ms(&mut self, ms: u64) {
+    pub(crate) fn run_ms(&mut self, ms: u64) {
         self.cluster.run_for_ms(ms);
     }
 
     /// A command that was never proposed before.
-    pub fn command(&mut self) -> Bytes {
+    pub(crate) fn command(&mut self) -> Bytes {
         self.next_command += 1;
         self.next_command.to_string().into()
     }
@@ -97,7 +97,7 @@ impl Lab {
     }
 
     /// Expects one leader among the connected nodes, and returns it.
-    pub fn check_one_leader(&mut self) -> NodeId {
+    pub(crate) fn check_one_leader(&mut self) -> NodeId {
         for _ in 0..10 {
             let pause = 450 + self.cluster.random().below(100);
             self.run_ms(pause);
@@ -112,7 +112,7 @@ impl Lab {
     }
 
     /// Expects a leader among the connected nodes within the lab's election bound.
-    pub fn elect_in_time(&mut self) -> NodeId {
+    pub(crate) fn elect_in_time(&mut self) -> NodeId {
         let elected = self
             .cluster
             .run_until(ELECTION_MS, |cluster| cluster.leader().is_some());
@@ -120,12 +120,12 @@ impl Lab {
         self.cluster.leader().expect("it was just elected")
     }
 
-    pub fn check_no_leader(&self) {
+    pub(crate) fn check_no_leader(&self) {
         assert_eq!(self.leaders(), [], "no node has a quorum");
     }
 
     /// Expects that all connected nodes are in the same term, and returns it.
-    pub fn check_terms(&self) -> Term {
+    pub(crate) fn check_terms(&self) -> Term {
         let connected = self
             .nodes
             .iter()
@@ -138,13 +138,13 @@ impl Lab {
     }
 
     /// How many nodes have applied the entry at this index.
-    pub fn n_committed(&self, index: LogIndex) -> usize {
+    pub(crate) fn n_committed(&self, index: LogIndex) -> usize {
         self.cluster.applied_by(index)
     }
 
     /// How many commands were applied up to this index: what the lab, which has no entries of
     /// Raft's own, calls the index.
-    pub fn ordinal(&self, index: LogIndex) -> usize {
+    pub(crate) fn ordinal(&self, index: LogIndex) -> usize {
         let applied = self.cluster.applied_commands();
         applied
             .filter(|command| command.position.index <= index)
@@ -152,7 +152,7 @@ impl Lab {
     }
 
     /// Proposes at a node; `None` if it does not lead.
-    pub fn start(&mut self, node: NodeId) -> Option<(LogIndex, Bytes)> {
+    pub(crate) fn start(&mut self, node: NodeId) -> Option<(LogIndex, Bytes)> {
         let command = self.command();
         let proposed = self.cluster.propose(node, command.clone()).ok()?;
         Some((proposed.position.index, command))
@@ -160,12 +160,12 @@ impl Lab {
 
     /// Gets a new command agreed on by at least `expected` nodes within the lab's bound, and
     /// returns its index.
-    pub fn one(&mut self, expected: usize, retry: Retry) -> LogIndex {
+    pub(crate) fn one(&mut self, expected: usize, retry: Retry) -> LogIndex {
         let command = self.command();
         self.agree(&command, expected, retry)
     }
 
-    pub fn agree(&mut self, command: &Bytes, expected: usize, retry: Retry) -> LogIndex {
+    pub(crate) fn agree(&mut self, command: &Bytes, expected: usize, retry: Retry) -> LogIndex {
         let deadline = self.cluster.now().plus_ms(AGREEMENT_MS);
         while self.cluster.now() < deadline {
             let Some(index) = self.propose_anywhere(command) else {
@@ -200,33 +200,33 @@ impl Lab {
     }
 
     /// Waits until `expected` nodes have applied the entry at this index.
-    pub fn wait(&mut self, index: LogIndex, expected: usize) {
+    pub(crate) fn wait(&mut self, index: LogIndex, expected: usize) {
         let applied = self.cluster.run_until(AGREEMENT_MS, |cluster| {
             cluster.applied_by(index) >= expected
         });
         assert!(applied, "{index} was not applied by {expected} nodes");
     }
 
-    pub fn disconnect(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+    pub(crate) fn disconnect(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
         nodes
             .into_iter()
             .for_each(|node| self.cluster.disconnect(node));
     }
 
-    pub fn connect(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+    pub(crate) fn connect(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
         nodes
             .into_iter()
             .for_each(|node| self.cluster.connect(node));
     }
 
     /// Kills a node, if it runs, and starts it again from its disk.
-    pub fn restart(&mut self, node: NodeId) {
+    pub(crate) fn restart(&mut self, node: NodeId) {
         self.cluster.crash(node);
         self.cluster.restart(node);
     }
 
     /// Starts every node that does not run, and connects all of them.
-    pub fn bring_all_back(&mut self) {
+    pub(crate) fn bring_all_back(&mut self) {
         for node in self.nodes.clone() {
             if !self.cluster.is_running(node) {
                 self.cluster.restart(node);
