@@ -1,6 +1,5 @@
 //! How the log writes a batch, starts the next segment and deletes dead ones.
 
-use std::io;
 use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 
 use crate::error::{FileError, LogError};
@@ -208,9 +207,7 @@ impl Log {
     /// A full disk is met here, before anything is written; other failures poison.
     fn take_prepared(&mut self) -> Result<PreparedSegment, LogError> {
         self.preparer.take().map_err(|error| {
-            if error.source.kind() == io::ErrorKind::StorageFull
-                || error.source.kind() == io::ErrorKind::QuotaExceeded
-            {
+            if error.is_disk_full() {
                 return LogError::DiskFull {
                     segment_bytes: self.options.segment_bytes,
                     directory: self.directory.clone(),

@@ -30,6 +30,15 @@ impl FileError {
             source,
         }
     }
+
+    /// Whether the disk, or what one may use of it, is full.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        matches!(
+            self.source.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    }
 }
 
 /// Why a write was not staged or not made durable.
@@ -177,7 +186,7 @@ pub enum OpenError {
     },
     /// The log is damaged beyond a torn last batch.
     #[error(transparent)]
-    Damaged(#[from] Damage),
+    Damaged(Box<Damage>),
     /// There is no room for the segment that every open starts.
     #[error(
         "no room for a new segment of {segment_bytes} bytes; free space on the disk of {directory} and start again"
@@ -191,6 +200,12 @@ pub enum OpenError {
     /// A file operation failed.
     #[error(transparent)]
     File(#[from] FileError),
+}
+
+impl From<Damage> for OpenError {
+    fn from(damage: Damage) -> Self {
+        Self::Damaged(Box::new(damage))
+    }
 }
 
 /// Whose log a segment belongs to, to be shown.

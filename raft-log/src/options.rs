@@ -129,8 +129,8 @@ impl LogOptions {
 
     /// The most bytes of term runs and memberships that one batch may carry.
     pub(crate) fn metadata_limit(segment_bytes: u64) -> usize {
-        // The quotient is at most 64 MiB.
-        MAX_METADATA_BYTES.min((segment_bytes / 16) as usize)
+        // The quotient is at most 32 MiB.
+        MAX_METADATA_BYTES.min((segment_bytes / 32) as usize)
     }
 
     /// Room for a preamble in bytes: a quarter of a segment.
@@ -148,6 +148,29 @@ impl LogOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::batch::batch_blocks;
+    use crate::format::seal;
+
+    #[test]
+    fn the_largest_preamble_and_batch_fit_into_a_segment_of_any_size() {
+        for shift in 0..15 {
+            for size in [
+                MIN_SEGMENT_BYTES << shift,
+                (MIN_SEGMENT_BYTES << shift) + 4096,
+            ] {
+                let metadata = LogOptions::metadata_limit(size) + 64;
+                let records = LogOptions::batch_limit(size) as usize;
+                let batch = batch_blocks(2 * metadata, records + 64);
+                let vouching = batch_blocks(metadata + 64, 0);
+                let options = LogOptions {
+                    segment_bytes: size,
+                    ..LogOptions::default()
+                };
+                let used = options.max_preamble_bytes() + ((batch + vouching) * BLOCK_BYTES) as u64;
+                assert!(used <= seal::offset(size), "{size}");
+            }
+        }
+    }
 
     #[test]
     fn sizes_that_cannot_work_are_refused() {

@@ -106,19 +106,7 @@ impl Staged {
 
     /// How many of the first entries make up the next batch, and their metadata.
     pub(crate) fn next_batch(&self, limits: Limits) -> (usize, Metadata) {
-        let mut metadata = Metadata::default();
-        let mut metadata_bytes = metadata.encoded_bytes();
-        let mut bytes = 0;
-        for (count, entry) in self.entries.iter().enumerate() {
-            bytes += record_bytes(entry.payload.len());
-            metadata_bytes += metadata.growth(entry);
-            let full = bytes > limits.batch_bytes || metadata_bytes > limits.metadata_bytes;
-            if full && count > 0 {
-                return (count, metadata);
-            }
-            metadata.push(entry);
-        }
-        (self.entries.len(), metadata)
+        next_batch(&self.entries, limits)
     }
 
     /// Forgets what a batch of the first `count` entries has made durable.
@@ -168,6 +156,23 @@ impl Staged {
             self.keep = end;
         }
     }
+}
+
+/// How many of the first of `entries` make up a batch, and their metadata.
+pub(crate) fn next_batch(entries: &[Entry], limits: Limits) -> (usize, Metadata) {
+    let mut metadata = Metadata::default();
+    let mut metadata_bytes = metadata.encoded_bytes();
+    let mut bytes = 0;
+    for (count, entry) in entries.iter().enumerate() {
+        bytes += record_bytes(entry.payload.len());
+        metadata_bytes += metadata.growth(entry);
+        let full = bytes > limits.batch_bytes || metadata_bytes > limits.metadata_bytes;
+        if full && count > 0 {
+            return (count, metadata);
+        }
+        metadata.push(entry);
+    }
+    (entries.len(), metadata)
 }
 
 fn check_entries(entries: &[Entry], mut last: LogPosition, limits: Limits) -> Result<(), LogError> {

@@ -1,4 +1,5 @@
 //! A log is written, read, truncated, compacted and reopened, on the real disk and in memory.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! Short histories are cut at every operation of the disk; what is left is recovered and compared
 //! with a model: nothing synced is lost, nothing removed comes back, nothing is invented.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use raft_log::LogOptions;
 use raft_log::vfs::MemVfs;

@@ -1,5 +1,6 @@
 //! Damage beyond a torn last batch stops the open, with segment, offset and index range; failing
 //! and full disks are refused before anything tears; foreign directories are told apart.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::path::Path;
 
@@ -55,10 +56,11 @@ fn three_batches() -> MemVfs {
 const BATCH: [u64; 3] = [BLOCK, 3 * BLOCK, 5 * BLOCK];
 
 fn damage(vfs: &MemVfs) -> Damage {
-    match open(vfs).map(drop).unwrap_err() {
-        OpenError::Damaged(damage) => damage,
-        other => panic!("not damage: {other}"),
-    }
+    let error = open(vfs).map(drop).unwrap_err();
+    let OpenError::Damaged(damage) = error else {
+        panic!("not damage: {error}");
+    };
+    *damage
 }
 
 fn write(vfs: &MemVfs, offset: u64, bytes: &[u8]) {

@@ -86,7 +86,7 @@ pub(crate) fn open(
     if chain.segments.is_empty() && created {
         return Err(no_segment(&directory).into());
     }
-    let replay = replay(&chain)?;
+    let replay = replay(&chain).map_err(OpenError::Damaged)?;
     let dropped_torn = chain.segments.last().and_then(torn_tail);
     let recovered = report(&replay, dropped_torn);
     remove_temporaries(vfs.as_ref(), &directory)?;
@@ -154,7 +154,7 @@ fn remove_temporaries(vfs: &dyn Vfs, directory: &Path) -> Result<(), FileError> 
 }
 
 /// Applies all segments in order.
-fn replay(chain: &Chain) -> Result<Replay, Damage> {
+fn replay(chain: &Chain) -> Result<Replay, Box<Damage>> {
     let mut replay = match chain.segments.first() {
         Some(oldest) => Replay::start(&oldest.preamble),
         None => return Ok(Replay::of_nothing()),
@@ -173,15 +173,15 @@ fn replay(chain: &Chain) -> Result<Replay, Damage> {
     Ok(replay)
 }
 
-fn contradiction(segment: &LoadedSegment, offset: u64, replay: &Replay) -> Damage {
-    Damage {
+fn contradiction(segment: &LoadedSegment, offset: u64, replay: &Replay) -> Box<Damage> {
+    Box::new(Damage {
         segment: segment.preamble.sequence,
         path: segment.file.path.clone(),
         offset,
         first: replay.state.last.index.next(),
         last: None,
         kind: DamageKind::UnknownEnd(UnknownEnd::Inconsistent),
-    }
+    })
 }
 
 fn torn_tail(head: &LoadedSegment) -> Option<TornTail> {

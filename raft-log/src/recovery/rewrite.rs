@@ -6,7 +6,6 @@
 //! that restarts do not pile up such segments.
 
 use std::collections::VecDeque;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +16,7 @@ use super::chain::{Chain, LoadedSegment};
 use super::replay::Replay;
 use crate::error::{FileError, OpenError};
 use crate::format::batch::{self, Draft, Previous};
+use crate::format::metadata::Metadata;
 use crate::format::preamble::{Preamble, Predecessor};
 use crate::format::record;
 use crate::format::seal::Seal;
@@ -24,7 +24,7 @@ use crate::log::{LiveSegment, Log, Tail, Vouching};
 use crate::options::{LogIdentity, LogOptions, MAX_SEGMENT_BYTES};
 use crate::prepare::ZeroedFiles;
 use crate::segment::{SegmentFile, path_of};
-use crate::staged::{Limits, Staged};
+use crate::staged::{Limits, Staged, next_batch};
 use crate::state::LogState;
 use crate::vfs::{AlignedBuffer, BLOCK_BYTES, Content, Vfs};
 
@@ -224,17 +224,29 @@ impl Plan {
         Ok((offsets, tail))
     }
 
-    /// The configured size, or more if the preamble and the copy take over half of it.
+    /// The configured size, or more if the preamble and the copy would take over half of it.
     fn size(&self) -> u64 {
-        let payloads: usize = self.entries.iter().map(|entry| entry.payload.len()).sum();
-        // Per entry a batch of its own, at the worst; identities at most double the metadata.
-        let metadata = self.state.metadata.encoded_bytes();
-        let slack = self.entries.len() * record::RECORD_HEADER_BYTES * 2;
-        let batches = payloads / self.limits.batch_bytes.max(1) + 2;
-        let copy = payloads + slack + 4 * metadata + batches * 4 * BLOCK_BYTES;
-        let needed = self.preamble.batches_start() + copy as u64;
-        let roomy = (2 * needed).next_multiple_of(BLOCK_BYTES as u64);
-        self.segment_bytes.max(roomy.min(MAX_SEGMENT_BYTES))
+        let mut blocks = 0;
+        let mut rest = self.entries.as_slice();
+        let mut previous = Metadata::default().encoded_bytes();
+        while !rest.is_empty() {
+            let (count, metadata) = next_batch(rest, self.limits);
+            let (batch, after) = rest.split_at(count);
+            let records = batch
+                .iter()
+                .map(|entry| record::record_bytes(entry.payload.len()));
+            let own = metadata.encoded_bytes();
+            blocks += batch::batch_blocks(own + previous, records.sum());
+            previous = own;
+            rest = after;
+        }
+        let needed = self.preamble.batches_start() + ((blocks + 1) * BLOCK_BYTES) as u64;
+        let size = self.segment_bytes.max((2 * needed).min(MAX_SEGMENT_BYTES));
+        assert!(
+            needed <= size,
+            "a segment holds a preamble and what one segment held"
+        );
+        size
     }
 }
 
@@ -290,12 +302,13 @@ fn copy_entries(head: &LoadedSegment, first: LogIndex, replay: &Replay) -> Vec<E
 }
 
 fn disk_full(error: FileError, segment_bytes: u64, directory: &Path) -> OpenError {
-    match error.source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => OpenError::DiskFull {
+    if error.is_disk_full() {
+        OpenError::DiskFull {
             segment_bytes,
             directory: PathBuf::from(directory),
-        },
-        _ => error.into(),
+        }
+    } else {
+        error.into()
     }
 }
 

@@ -214,10 +214,10 @@ impl Pair {
             }
         };
         self.stage(write)?;
-        match step {
-            Step::Stage { .. } => Ok(()),
-            _ => self.sync(),
+        if matches!(step, Step::Stage { .. }) {
+            return Ok(());
         }
+        self.sync()
     }
 
     fn log(&mut self) -> &mut Log {
@@ -256,6 +256,9 @@ impl Pair {
     }
 
     fn install(&mut self, through: LogPosition) -> Result<(), Stopped> {
+        if through.index <= self.wanted.mark.index {
+            return Ok(());
+        }
         self.wanted.mark = through;
         self.wanted.entries.clear();
         self.log().compact_prefix(through).map_err(stopped)?;

@@ -1,0 +1,102 @@
+//! The bytes on disk are the ones that are checked in; a newer version is told from damage.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+use raft_log::inspect::{Detail, survey};
+use raft_log::vfs::MemVfs;
+use raft_log::{LogOptions, OpenError};
+
+mod support;
+
+use support::{DIRECTORY, Model, Pair, Step, open, segment_path};
+
+/// Where the checked-in bytes are; `UPDATE_GOLDENFILES=1` writes them anew.
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/format/segment_v1.hex");
+
+/// A log whose random numbers are known: the bytes of its first segment are always the same.
+fn sample() -> Pair {
+    let mut pair = Pair::new(&MemVfs::new(2024), LogOptions::small());
+    pair.reopen().unwrap();
+    for step in [
+        Step::Vote,
+        Step::Members { voters: 2 },
+        Step::Append {
+            count: 2,
+            bytes: 600,
+        },
+        Step::Replace { removed: 1 },
+        Step::Compact { left: 1 },
+        Step::Vouch,
+    ] {
+        pair.run(&step).unwrap();
+    }
+    pair
+}
+
+/// Offset and bytes of each 32 bytes that are not all zero.
+fn to_hex(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for (number, chunk) in bytes.chunks(32).enumerate() {
+        if chunk.iter().any(|byte| *byte != 0) {
+            let hex: String = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
+            text.push_str(&format!("{:06x} {hex}\n", number * 32));
+        }
+    }
+    text
+}
+
+fn of_hex(text: &str, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    for line in text.lines() {
+        let (offset, hex) = line.split_once(' ').unwrap();
+        let offset = usize::from_str_radix(offset, 16).unwrap();
+        for (number, pair) in hex.as_bytes().chunks(2).enumerate() {
+            let digits = std::str::from_utf8(pair).unwrap();
+            bytes[offset + number] = u8::from_str_radix(digits, 16).unwrap();
+        }
+    }
+    bytes
+}
+
+#[test]
+fn a_segment_has_the_checked_in_bytes() {
+    let pair = sample();
+    let found = to_hex(&pair.vfs.read_file(&segment_path(1)).unwrap());
+    if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
+        std::fs::write(GOLDEN, &found).unwrap();
+    }
+    assert_eq!(found, std::fs::read_to_string(GOLDEN).unwrap());
+}
+
+#[test]
+fn the_checked_in_bytes_are_read_as_what_was_written() {
+    let mut pair = sample();
+    let expected = pair.synced.clone();
+    pair.log = None;
+    pair.dir = None;
+    let bytes = of_hex(&std::fs::read_to_string(GOLDEN).unwrap(), 64 << 10);
+    pair.vfs.corrupt(&segment_path(1), 0, &bytes).unwrap();
+    let (_dir, log, recovered) = open(&pair.vfs).unwrap();
+    assert_eq!(Model::of_log(&log, &recovered), expected);
+}
+
+#[test]
+fn an_unknown_version_is_unsupported_and_not_corrupt() {
+    let mut pair = sample();
+    pair.log = None;
+    pair.dir = None;
+    let mut start = pair.vfs.read_file(&segment_path(1)).unwrap()[..16].to_vec();
+    start[8] = 2;
+    // Without its checksum the version is not believed.
+    pair.vfs.corrupt(&segment_path(1), 0, &start).unwrap();
+    assert!(matches!(open(&pair.vfs), Err(OpenError::Damaged(_))));
+    let checksum = crc32fast::hash(&start[..12]);
+    start[12..].copy_from_slice(&checksum.to_le_bytes());
+    pair.vfs.corrupt(&segment_path(1), 0, &start).unwrap();
+    let refused = open(&pair.vfs).map(drop).unwrap_err();
+    assert!(matches!(
+        refused,
+        OpenError::UnsupportedVersion { version: 2, .. }
+    ));
+    let report = survey(&pair.vfs, DIRECTORY.as_ref(), Detail::Batches).unwrap();
+    assert!(report.to_string().contains("unknown format version 2"));
+}
