@@ -151,23 +151,12 @@ async fn something_else_than_a_hello_comes_first() {
     assert_undisturbed(&mut one, &mut two).await;
 }
 
-#[tokio::test]
-async fn garbage_and_truncated_datagrams() {
-    let authority = Authority::new();
-    let (mut one, mut two) = pair(&authority).await;
-
-    // A genuine first datagram, caught by a socket that never answers.
-    let catcher = tokio::net::UdpSocket::from_std({
-        let socket = any_socket();
-        socket.set_nonblocking(true).unwrap();
-        socket
-    })
-    .unwrap();
-    let config = tls(
-        &authority,
-        Some(&authority.node(3)),
-        raft_net::PEER_PROTOCOL,
-    );
+/// A genuine first datagram of a handshake, and the socket that caught it and never answers.
+async fn first_datagram(authority: &Authority) -> (tokio::net::UdpSocket, Vec<u8>) {
+    let socket = any_socket();
+    socket.set_nonblocking(true).unwrap();
+    let catcher = tokio::net::UdpSocket::from_std(socket).unwrap();
+    let config = tls(authority, Some(&authority.node(3)), raft_net::PEER_PROTOCOL);
     let dialler = endpoint();
     let _connecting = dialler
         .connect_with(config, catcher.local_addr().unwrap(), "n1.test")
@@ -175,7 +164,37 @@ async fn garbage_and_truncated_datagrams() {
     let mut datagram = vec![0; 2048];
     let (length, _) = catcher.recv_from(&mut datagram).await.unwrap();
     datagram.truncate(length);
+    (catcher, datagram)
+}
 
+#[tokio::test]
+async fn unfinished_handshakes_keep_nobody_out() {
+    let authority = Authority::new();
+    let mut setup = NodeSetup::new(1);
+    setup.configure = Box::new(|config| {
+        config.limits.max_handshakes = 1;
+        config.timing.election_timeout_max = std::time::Duration::from_secs(600);
+    });
+    let mut one = setup.start(&authority);
+    let (catcher, datagram) = first_datagram(&authority).await;
+    catcher.send_to(&datagram, one.address).await.unwrap();
+    // The node's answer shows that the unfinished handshake takes up the only place.
+    let mut answer = [0; 2048];
+    catcher.recv_from(&mut answer).await.unwrap();
+    // Whoever answers from its address is let in all the same.
+    let mut two = NodeSetup::new(2).start(&authority);
+    two.transport.set_peers(&[one.named()]);
+    one.until_up(two.id).await;
+    two.until_up(one.id).await;
+    assert_undisturbed(&mut one, &mut two).await;
+}
+
+#[tokio::test]
+async fn garbage_and_truncated_datagrams() {
+    let authority = Authority::new();
+    let (mut one, mut two) = pair(&authority).await;
+
+    let (catcher, datagram) = first_datagram(&authority).await;
     for length in (0..datagram.len()).step_by(17) {
         catcher
             .send_to(&datagram[..length], one.address)

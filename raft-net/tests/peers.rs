@@ -161,6 +161,42 @@ async fn a_restarted_peer_replaces_its_old_connection_at_once() {
     }
 }
 
+#[tokio::test]
+async fn a_peer_that_falls_silent_is_down_and_is_looked_for() {
+    let authority = Authority::new();
+    let impatient = |id, counter| {
+        let mut setup = NodeSetup::new(id);
+        setup.boot = boot(counter);
+        setup.configure = Box::new(|config| {
+            config.timing.election_timeout_max = Duration::from_millis(100);
+        });
+        setup
+    };
+    let mut stays = impatient(1, 1).start(&authority);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut dies = {
+        let _inside = runtime.enter();
+        impatient(2, 1).start(&authority)
+    };
+    introduce(&[&stays, &dies]);
+    stays.until_up(dies.id).await;
+    dies.until_up(stays.id).await;
+    runtime.shutdown_background();
+    stays.until_down(dies.id).await;
+    let outcome = stays.transport.send(dies.id, &heartbeat(1), false);
+    assert_eq!(outcome, Err(SendError::NotConnected(dies.id)));
+    // It comes back elsewhere and dials nobody: it is found at its new address.
+    let mut back = impatient(2, 2).start(&authority);
+    stays.transport.set_peers(&[back.named()]);
+    assert_eq!(stays.until_up(back.id).await, boot(2));
+    back.until_up(stays.id).await;
+    assert_arrive(&stays, &mut back, &one_of_each()).await;
+}
+
 /// The control stream of a raw peer's connection, after hello and answer.
 async fn greeted(raw: &Raw) -> quinn::RecvStream {
     let mut control = raw.connection.accept_uni().await.unwrap();
