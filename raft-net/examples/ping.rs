@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,13 +17,16 @@ use raft_net::{
     TlsIdentity,
 };
 use raft_proto::{
-    AppendOutcome, AppendRequest, AppendResponse, Boot, ClusterId, Entry, EntryKind, GroupId,
-    Hello, Incarnation, LogIndex, LogPosition, Message, NodeId, Refusal, Term,
+    AppendOutcome, AppendRequest, AppendResponse, Boot, Class, ClusterId, Entry, EntryKind,
+    FetchSnapshotResponse, GroupId, Hello, Incarnation, LogIndex, LogPosition, Message, NodeId,
+    Refusal, Term,
 };
 use tokio::sync::{Notify, mpsc};
 
 const CLUSTER: &str = "ping";
 const MESSAGE_BYTES: usize = 128;
+/// About the size of an acknowledgement's frame.
+const ANSWER_BYTES: usize = 20;
 const DURATION: Duration = Duration::from_secs(3);
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -35,7 +37,6 @@ struct Node {
     transport: Mutex<Option<Arc<QuicTransport>>>,
     up: Notify,
     answers: mpsc::UnboundedSender<u64>,
-    received_bytes: AtomicU64,
 }
 
 impl PeerHandler for Node {
@@ -48,21 +49,25 @@ impl PeerHandler for Node {
     }
 
     fn on_message(&self, from: NodeId, _uncounted: bool, _group: GroupId, message: Message) {
-        if let Message::AppendRequest(request) = message {
-            let bytes: usize = request.entries.iter().map(|e| e.payload.len()).sum();
-            self.received_bytes
-                .fetch_add(bytes as u64, Ordering::Relaxed);
-            let answer = AppendResponse {
-                term: request.term,
-                sequence: request.sequence,
-                outcome: AppendOutcome::Accepted,
-            };
-            let transport = self.transport.lock().ok().and_then(|t| t.clone());
-            if let Some(transport) = transport {
-                let _ = transport.send(from, &answer.into(), false);
-            }
-        } else if let Message::AppendResponse(response) = message {
+        if let Message::AppendResponse(response) = message {
             let _ = self.answers.send(response.sequence);
+            return;
+        }
+        let sequence = if let Message::AppendRequest(request) = &message {
+            request.sequence
+        } else if let Message::FetchSnapshotResponse(part) = &message {
+            part.offset
+        } else {
+            return;
+        };
+        let answer = AppendResponse {
+            term: Term(1),
+            sequence,
+            outcome: AppendOutcome::Accepted,
+        };
+        let transport = self.transport.lock().ok().and_then(|t| t.clone());
+        if let Some(transport) = transport {
+            let _ = transport.send(from, &answer.into(), false);
         }
     }
 
@@ -121,7 +126,6 @@ fn start(id: u64, certificates: &Certificates) -> Result<Running, Failure> {
         transport: Mutex::new(None),
         up: Notify::new(),
         answers: sender,
-        received_bytes: AtomicU64::new(0),
     });
     let local = LocalIdentity {
         node: NodeId(id),
@@ -145,7 +149,18 @@ fn start(id: u64, certificates: &Certificates) -> Result<Running, Failure> {
     })
 }
 
-fn request(sequence: u64, payload: Bytes) -> Message {
+fn message(class: Class, sequence: u64, payload: Bytes) -> Message {
+    if class == Class::Bulk {
+        return FetchSnapshotResponse {
+            term: Term(1),
+            last_included: LogPosition::default(),
+            offset: sequence,
+            total_bytes: u64::MAX,
+            checksum: 0,
+            data: payload,
+        }
+        .into();
+    }
     AppendRequest {
         term: Term(1),
         sequence,
@@ -161,32 +176,69 @@ fn request(sequence: u64, payload: Bytes) -> Message {
     .into()
 }
 
-/// Rates and percentiles of one run.
-fn report(what: &str, started: Instant, mut times: Vec<Duration>, bytes: usize) {
-    let seconds = started.elapsed().as_secs_f64();
+/// Processor time of the main thread, on which everything runs. Unlike the clock it does not
+/// count what other programs do meanwhile. Zero where Linux does not tell.
+fn cpu_time() -> Duration {
+    let text = std::fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
+    let nanos = text.split_whitespace().next().and_then(|n| n.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or(0))
+}
+
+/// When a run started.
+#[derive(Clone, Copy)]
+struct Start {
+    clock: Instant,
+    cpu: Duration,
+}
+
+impl Start {
+    fn now() -> Self {
+        Self {
+            clock: Instant::now(),
+            cpu: cpu_time(),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.clock.elapsed() >= DURATION
+    }
+}
+
+/// Rates and percentiles of one run; processor time is that of both ends together.
+fn report(what: &str, start: Start, mut times: Vec<Duration>, bytes: usize) {
+    let seconds = start.clock.elapsed().as_secs_f64();
+    let cpu = (cpu_time() - start.cpu).as_secs_f64();
+    let count = times.len() as f64;
     times.sort_unstable();
-    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    let at = |share: f64| times[((count - 1.0) * share) as usize];
     println!(
-        "{what:<44} {:>9.0} msg/s {:>8.1} MB/s   p50 {:>9.1?} p99 {:>9.1?} p99.9 {:>9.1?} max {:>9.1?}",
-        times.len() as f64 / seconds,
-        (times.len() * bytes) as f64 / seconds / 1e6,
+        "{what:<38} {:>8.0}/s {:>7.1} MB/s {:>8.2} us cpu {:>7.1} MB/cpu-s  p50 {:>8.1?} p99 {:>8.1?} max {:>8.1?}",
+        count / seconds,
+        count * bytes as f64 / seconds / 1e6,
+        cpu / count * 1e6,
+        count * bytes as f64 / cpu / 1e6,
         at(0.5),
         at(0.99),
-        at(0.999),
         at(1.0),
     );
 }
 
-/// Keeps `outstanding` append requests under way from one node to the other.
-async fn between_nodes(one: &mut Running, two: &Running, outstanding: u64, payload_bytes: usize) {
+/// Keeps `outstanding` messages of a class under way from one node to the other.
+async fn between_nodes(
+    one: &mut Running,
+    two: &Running,
+    class: Class,
+    outstanding: u64,
+    payload_bytes: usize,
+) {
     let payload = Bytes::from(vec![7; payload_bytes]);
     let mut sent_at = HashMap::new();
     let mut times = Vec::new();
-    let started = Instant::now();
+    let start = Start::now();
     let mut next = 0;
-    while started.elapsed() < DURATION {
+    while !start.is_over() {
         while (sent_at.len() as u64) < outstanding {
-            let message = request(next, payload.clone());
+            let message = message(class, next, payload.clone());
             if one.transport.send(two.node.id, &message, false).is_err() {
                 break;
             }
@@ -199,8 +251,8 @@ async fn between_nodes(one: &mut Running, two: &Running, outstanding: u64, paylo
             answer = one.answers.try_recv().ok();
         }
     }
-    let what = format!("peers, {outstanding} outstanding, {payload_bytes} B");
-    report(&what, started, times, payload_bytes);
+    let what = format!("{class:?}, {outstanding} outstanding, {payload_bytes} B");
+    report(&what, start, times, payload_bytes);
     while !sent_at.is_empty() {
         if let Some(sequence) = one.answers.recv().await {
             sent_at.remove(&sequence);
@@ -218,14 +270,14 @@ async fn client_requests(
     let connection = endpoint
         .connect(&server.to_string(), Duration::from_secs(5))
         .await?;
-    let started = Instant::now();
+    let start = Start::now();
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..callers {
         let connection = connection.clone();
         tasks.spawn(async move {
             let payload = Bytes::from(vec![7; MESSAGE_BYTES]);
             let mut times = Vec::new();
-            while started.elapsed() < DURATION {
+            while !start.is_over() {
                 let before = Instant::now();
                 connection.request(1, &[], payload.clone()).await?;
                 times.push(before.elapsed());
@@ -238,38 +290,42 @@ async fn client_requests(
         times.extend(caller??);
     }
     let what = format!("client, {callers} callers, {MESSAGE_BYTES} B");
-    report(&what, started, times, MESSAGE_BYTES);
+    report(&what, start, times, MESSAGE_BYTES);
     Ok(())
 }
 
-/// The floor: two plain quinn endpoints, one stream, fixed-size messages echoed one for one.
-async fn bare_quinn(certificates: &Certificates, outstanding: usize) -> Result<(), Failure> {
+/// The floor: two plain quinn endpoints, one stream, fixed-size messages and answers.
+async fn bare_quinn(
+    certificates: &Certificates,
+    outstanding: usize,
+    message_bytes: usize,
+) -> Result<(), Failure> {
     let (server, client) = bare::endpoints(certificates)?;
     let address = server.local_addr()?;
-    let echo = tokio::spawn(bare::echo(server.clone()));
+    let answering = tokio::spawn(bare::answer(server.clone(), message_bytes));
     let connection = client.connect(address, "localhost")?.await?;
     let (mut send, mut receive) = connection.open_bi().await?;
     let mut times = Vec::new();
     let mut sent_at = std::collections::VecDeque::new();
     let mut partial = 0;
-    let started = Instant::now();
-    while started.elapsed() < DURATION {
+    let start = Start::now();
+    while !start.is_over() {
         let missing = outstanding - sent_at.len();
         sent_at.extend(std::iter::repeat_n(Instant::now(), missing));
         if missing > 0 {
-            send.write_all(&vec![7; missing * MESSAGE_BYTES]).await?;
+            send.write_all(&vec![7; missing * message_bytes]).await?;
         }
         let chunk = receive.read_chunk(1 << 16, true).await?;
         partial += chunk.map_or(0, |chunk| chunk.bytes.len());
-        for _ in 0..partial / MESSAGE_BYTES {
+        for _ in 0..partial / ANSWER_BYTES {
             times.extend(sent_at.pop_front().map(|at| at.elapsed()));
         }
-        partial %= MESSAGE_BYTES;
+        partial %= ANSWER_BYTES;
     }
-    let what = format!("bare quinn, {outstanding} outstanding, {MESSAGE_BYTES} B");
-    report(&what, started, times, MESSAGE_BYTES);
+    let what = format!("bare quinn, {outstanding} outstanding, {message_bytes} B");
+    report(&what, start, times, message_bytes);
     connection.close(0_u32.into(), b"");
-    echo.abort();
+    answering.abort();
     Ok(())
 }
 
@@ -282,7 +338,7 @@ mod bare {
     use quinn::{ClientConfig, Endpoint, ServerConfig};
     use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-    use super::{Certificates, Failure, Ipv4Addr};
+    use super::{ANSWER_BYTES, Certificates, Failure, Ipv4Addr};
 
     pub(super) fn endpoints(certificates: &Certificates) -> Result<(Endpoint, Endpoint), Failure> {
         use rustls_pki_types::pem::PemObject;
@@ -311,11 +367,18 @@ mod bare {
         Ok((server, client_endpoint))
     }
 
-    pub(super) async fn echo(server: Endpoint) -> Result<(), Failure> {
+    /// Answers every whole message with a few bytes.
+    pub(super) async fn answer(server: Endpoint, message_bytes: usize) -> Result<(), Failure> {
         let incoming = server.accept().await.ok_or("closed")?;
         let (mut send, mut receive) = incoming.await?.accept_bi().await?;
+        let mut partial = 0;
         while let Some(chunk) = receive.read_chunk(1 << 16, true).await? {
-            send.write_chunk(chunk.bytes).await?;
+            partial += chunk.bytes.len();
+            let whole = partial / message_bytes;
+            if whole > 0 {
+                send.write_all(&vec![1; whole * ANSWER_BYTES]).await?;
+            }
+            partial %= message_bytes;
         }
         Ok(())
     }
@@ -332,8 +395,8 @@ fn on_one_thread(task: impl Future<Output = Result<(), Failure>>) -> Result<(), 
 fn main() -> Result<(), Failure> {
     let certificates = Certificates::new()?;
     on_one_thread(async {
-        for outstanding in [1, 64] {
-            bare_quinn(&certificates, outstanding).await?;
+        for (outstanding, bytes) in [(1, MESSAGE_BYTES), (64, MESSAGE_BYTES), (8, 256 << 10)] {
+            bare_quinn(&certificates, outstanding, bytes).await?;
         }
         let mut one = start(1, &certificates)?;
         let two = start(2, &certificates)?;
@@ -345,8 +408,15 @@ fn main() -> Result<(), Failure> {
         one.transport.set_peers(&named);
         one.node.up.notified().await;
         println!("connected in {:.1?}", dialled.elapsed());
-        for (outstanding, bytes) in [(1, 128), (64, 128), (1024, 128), (8, 17_000), (4, 1 << 20)] {
-            between_nodes(&mut one, &two, outstanding, bytes).await;
+        for (class, outstanding, bytes) in [
+            (Class::Append, 1, MESSAGE_BYTES),
+            (Class::Append, 64, MESSAGE_BYTES),
+            (Class::Append, 1024, MESSAGE_BYTES),
+            (Class::Append, 8, 17_000),
+            (Class::Append, 4, 1 << 20),
+            (Class::Bulk, 8, 256 << 10),
+        ] {
+            between_nodes(&mut one, &two, class, outstanding, bytes).await;
         }
         for callers in [1, 64, 1000] {
             client_requests(&certificates, two.address, callers).await?;
