@@ -160,11 +160,11 @@ impl Admission {
         Verdict::Admit { record }
     }
 
-    /// Whether a peer that was admitted earlier is still welcome, by what this node is now. To be
-    /// asked for every connection when the node becomes formed and when its membership changes: a
-    /// node that was wiped while the others formed a cluster is connected already when they learn
-    /// that the cluster names its former life. Close the connection if there is a refusal; the
-    /// peer connects again and is told.
+    /// Whether a peer that was admitted earlier is still welcome, by what this node is now. A node
+    /// that was wiped while the others formed a cluster is connected already when they learn that
+    /// the cluster names its former life. [`crate::formation::FormedResponder::respond`] tells
+    /// such a peer as soon as it asks for the first entry; a transport may also close the
+    /// connection.
     #[must_use]
     pub fn recheck(hello: &Hello, standing: Standing<'_>) -> Option<Refusal> {
         standing_refusal(hello, standing)

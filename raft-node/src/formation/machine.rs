@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use raft_core::{PersistId, Time};
 use raft_proto::{
-    AdoptRequest, AdoptResponse, ClusterId, GatherAbandoned, GatherRequest, Incarnation, Message,
-    NodeId, Refusal,
+    AdoptRequest, AdoptResponse, ClusterId, GatherAbandoned, GatherRequest, HelloResponse,
+    Incarnation, Message, NodeId, Refusal,
 };
 
 use super::error::FormationError;
@@ -190,7 +190,7 @@ impl Formation {
         self.connected.remove(&peer);
     }
 
-    /// A peer answered our hello with a refusal.
+    /// A peer answered our hello with a refusal, or later sent one as a message.
     pub fn handle_refused(&mut self, now: Time, peer: NodeId, refusal: &Refusal) {
         if self.write.is_some() {
             return; // The transport tries again, and is refused again.
@@ -249,6 +249,11 @@ impl Formation {
             self.handle_abandoned(now, from, abandoned.incarnation);
         } else if let Message::AdoptRequest(AdoptRequest { first_entry }) = message {
             self.handle_adopt(now, from, first_entry);
+        } else if let Message::HelloResponse(HelloResponse {
+            refusal: Some(refusal),
+        }) = message
+        {
+            self.handle_refused(now, from, refusal);
         }
         self.finish_if_due(now);
     }

@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 use raft_proto::{
-    AdoptRequest, AdoptResponse, ClusterId, GatherOutcome, GatherResponse, Hello, Membership,
-    Message,
+    AdoptRequest, AdoptResponse, ClusterId, GatherOutcome, GatherResponse, Hello, HelloResponse,
+    Membership, Message,
 };
 
 use super::error::FormationError;
 use super::record::{FirstEntry, FirstEntryError, LogState, Record, RecordError};
 use super::voters::InitialVoters;
+use crate::admission::{Admission, Standing};
 
 /// Keeps the first entry's payload (the log may have compacted it) and answers by it.
 ///
@@ -114,7 +115,16 @@ impl FormedResponder {
             return Some(AdoptResponse { cluster }.into());
         }
         if let Message::AdoptResponse(AdoptResponse { cluster: None }) = message {
-            return self.first_entry_for(peer, current);
+            let standing = Standing::Formed {
+                cluster,
+                membership: current,
+            };
+            // Admitted before this node knew whom its cluster names: it is told now.
+            let refusal = Admission::recheck(peer, standing);
+            return match refusal {
+                Some(_) => Some(HelloResponse { refusal }.into()),
+                None => self.first_entry_for(peer, current),
+            };
         }
         None
     }

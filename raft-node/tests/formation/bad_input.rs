@@ -348,3 +348,30 @@ fn abandoning_survives_restarts_with_its_reason() {
         }
     ));
 }
+
+/// n2 is wiped after it answered and comes back before the cluster forms, so it is connected to n3
+/// before n3 knows that the cluster names n2's former life.
+#[test]
+fn a_node_wiped_while_the_others_form_is_told_on_the_connection_it_has() {
+    let mut world = World::new(3);
+    world.start_all();
+    world.connect_all();
+    // All have answered; the gatherer is about to store the first entry.
+    while world.node(n(1)).process.as_ref().unwrap().writing.is_none() {
+        for packet in std::mem::take(&mut world.network) {
+            world.deliver(packet);
+        }
+        world.complete_write(n(2), true);
+        world.complete_write(n(3), true);
+    }
+    world.wipe(n(2));
+    world.start(n(2));
+    world.connect(n(2), n(3));
+    world.run();
+    assert!(world.cluster(n(3)).is_some());
+    assert!(world.is_up(n(2)), "nobody has told it yet");
+    world.tick(RETRY_MS);
+    world.run();
+    world.tick(RETRY_MS);
+    assert!(world.failure(n(2)).contains("was wiped"));
+}

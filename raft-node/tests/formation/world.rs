@@ -453,23 +453,9 @@ impl World {
                         Some((*peer, responder.hand_out(&link.hello, membership)?))
                     })
                     .collect();
-                let standing = Standing::Formed {
-                    cluster,
-                    membership,
-                };
-                let strangers: Vec<_> = process
-                    .links
-                    .iter()
-                    .filter(|(_, link)| Admission::recheck(&link.hello, standing).is_some())
-                    .map(|(peer, _)| *peer)
-                    .collect();
                 process.life = Life::Formed(responder);
                 for (peer, message) in handed {
                     self.send(id, peer, message);
-                }
-                for peer in strangers {
-                    self.disconnect(id, peer);
-                    self.disconnect(peer, id);
                 }
             }
             Event::Failed(error) => {
