@@ -174,6 +174,10 @@ impl Peer {
         if self.target.borrow().is_dismissed {
             return Err(CloseCode::Removed);
         }
+        if link.connection.close_reason().is_some() {
+            // Already over, so it must not take the place of a living one.
+            return Err(CloseCode::Replaced);
+        }
         match links
             .last()
             .map(|old| succession(old.life, link.life, self.we_decide))
