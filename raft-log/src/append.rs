@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 
+use raft_proto::GroupId;
+
 use crate::error::{FileError, LogError};
+use crate::format::MIN_BATCH_BLOCKS;
 use crate::format::batch::{self, Draft, Fixed, Previous, batch_blocks};
 use crate::format::metadata::Metadata;
 use crate::format::preamble::{Preamble, Predecessor};
@@ -11,7 +14,8 @@ use crate::index::Index;
 use crate::log::{Health, LiveSegment, Log, SyncStats, Tail, Vouching};
 use crate::prepare::PreparedSegment;
 use crate::segment::SegmentFile;
-use crate::state::Change;
+use crate::staged::Staged;
+use crate::state::{Change, LogState};
 use crate::vfs::BLOCK_BYTES;
 
 /// Why a batch is written.
@@ -19,8 +23,18 @@ use crate::vfs::BLOCK_BYTES;
 pub(crate) enum Purpose {
     /// To make staged changes durable.
     Change,
+    /// To make the staged mark durable before everything else that is staged.
+    Mark,
     /// To vouch for the batch before.
     Vouch,
+}
+
+/// The next batch: why, how many of the staged entries, and their metadata.
+#[derive(Debug)]
+struct Next {
+    purpose: Purpose,
+    count: usize,
+    metadata: Metadata,
 }
 
 impl Log {
@@ -30,20 +44,20 @@ impl Log {
         purpose: Purpose,
         stats: &mut SyncStats,
     ) -> Result<(), LogError> {
-        let (count, metadata) = self.staged.next_batch(self.limits());
-        self.make_room(purpose, count, &metadata, stats)?;
+        let (count, metadata) = match purpose {
+            Purpose::Change => self.staged.next_batch(self.limits()),
+            Purpose::Mark | Purpose::Vouch => (0, Metadata::default()),
+        };
+        let next = Next {
+            purpose,
+            count,
+            metadata,
+        };
+        self.make_room(&next, stats)?;
         let file = Arc::clone(&self.active().file);
         let start = self.tail.end;
-        let draft = Draft {
-            group: self.identity.group,
-            hard_state: self.staged.hard_state,
-            mark: self.staged.mark,
-            keep: self.staged.keep,
-            entries: &self.staged.entries[..count],
-            metadata: &metadata,
-            previous: self.tail.previous.as_ref(),
-            vouched: start,
-        };
+        let group = self.identity.group;
+        let draft = draft(&next, &self.staged, &self.state, &self.tail, group);
         self.offsets.clear();
         let fixed = batch::encode(
             &draft,
@@ -54,16 +68,20 @@ impl Log {
         );
         let written = file.write(start, &self.buffer).and_then(|()| file.sync());
         self.poison_on_error(written)?;
-        self.publish(&fixed, &metadata, &file);
-        self.staged.advance(count, &self.state);
+        self.publish(&fixed, &next.metadata, &file);
+        match purpose {
+            Purpose::Change => self.staged.advance(count, &self.state),
+            // What is staged goes on from where it was.
+            Purpose::Mark | Purpose::Vouch => {}
+        }
         self.tail = Tail {
             end: fixed.end(),
             previous: Some(Previous {
                 fixed: fixed.as_previous(),
-                metadata,
+                metadata: next.metadata,
             }),
             vouching: match purpose {
-                Purpose::Change => Vouching::Due,
+                Purpose::Change | Purpose::Mark => Vouching::Due,
                 Purpose::Vouch => Vouching::Done,
             },
         };
@@ -106,42 +124,60 @@ impl Log {
         self.segments.back().expect("a log has an active segment")
     }
 
-    /// Starts the next segment if this one has no room for the batch and for an empty one that
-    /// would vouch for it.
-    fn make_room(
-        &mut self,
-        purpose: Purpose,
-        count: usize,
-        metadata: &Metadata,
-        stats: &mut SyncStats,
-    ) -> Result<(), LogError> {
-        let draft = Draft {
-            group: self.identity.group,
-            hard_state: self.staged.hard_state,
-            mark: self.staged.mark,
-            keep: self.staged.keep,
-            entries: &self.staged.entries[..count],
-            metadata,
-            previous: self.tail.previous.as_ref(),
-            vouched: self.tail.end,
-        };
-        let reserve = match purpose {
+    /// Starts the next segment if this one has no room for the batch and what is to be kept free
+    /// after it.
+    fn make_room(&mut self, next: &Next, stats: &mut SyncStats) -> Result<(), LogError> {
+        let draft = draft(
+            next,
+            &self.staged,
+            &self.state,
+            &self.tail,
+            self.identity.group,
+        );
+        let reserve = match next.purpose {
+            // An empty batch that vouches for this one, and one that raises the mark: a full disk
+            // must not keep a compaction from freeing space.
             Purpose::Change => {
                 let none = Metadata::default().encoded_bytes();
-                batch_blocks(none + metadata.encoded_bytes(), 0)
+                batch_blocks(none + next.metadata.encoded_bytes(), 0) + MIN_BATCH_BLOCKS
             }
-            Purpose::Vouch => 0,
+            Purpose::Mark | Purpose::Vouch => 0,
         };
         let needed = ((draft.blocks() + reserve) * BLOCK_BYTES) as u64;
-        if self.tail.end + needed <= seal::offset(self.active().file.segment_bytes) {
+        if self.room() >= needed {
             return Ok(());
         }
-        assert_eq!(purpose, Purpose::Change, "room to vouch is kept free");
         self.start_segment()?;
         stats.segments += 1;
-        let room = seal::offset(self.active().file.segment_bytes) - self.tail.end;
-        assert!(needed <= room, "every batch fits into a new segment");
+        assert!(needed <= self.room(), "every batch fits into a new segment");
         Ok(())
+    }
+
+    /// Bytes left in the written segment.
+    fn room(&self) -> u64 {
+        seal::offset(self.active().file.segment_bytes) - self.tail.end
+    }
+
+    /// Makes the staged mark durable before what else is staged, if it covers only durable entries
+    /// that stay and needs no new segment; says whether it did.
+    pub(crate) fn mark_first(&mut self, stats: &mut SyncStats) -> Result<MarkedFirst, LogError> {
+        let mark = self.staged.mark;
+        let covers_what_stays = mark.index <= self.staged.keep.index
+            && self.state.position_at(mark.index) == Some(mark);
+        if mark == self.state.mark || !covers_what_stays || !self.has_room_for_empty() {
+            return Ok(MarkedFirst::No);
+        }
+        self.write_batch(Purpose::Mark, stats)?;
+        self.remove_dead_segments()?;
+        Ok(MarkedFirst::Yes)
+    }
+
+    /// Whether an empty batch fits, so that it need not start a segment.
+    pub(crate) fn has_room_for_empty(&self) -> bool {
+        let none = Metadata::default().encoded_bytes();
+        let previous = self.tail.previous.as_ref();
+        let before = previous.map_or(none, |previous| previous.metadata.encoded_bytes());
+        self.room() >= (batch_blocks(none + before, 0) * BLOCK_BYTES) as u64
     }
 
     /// Continues the log in a new segment. The order matters: the new one is durable before the
@@ -240,6 +276,38 @@ impl Log {
             self.health = Health::Poisoned;
             error.into()
         })
+    }
+}
+
+/// Whether the mark went ahead of what else is staged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MarkedFirst {
+    Yes,
+    No,
+}
+
+/// What the next batch is to say.
+fn draft<'a>(
+    next: &'a Next,
+    staged: &'a Staged,
+    state: &LogState,
+    tail: &'a Tail,
+    group: GroupId,
+) -> Draft<'a> {
+    let (hard_state, mark, keep) = match next.purpose {
+        Purpose::Change => (staged.hard_state, staged.mark, staged.keep),
+        Purpose::Mark => (state.hard_state, staged.mark, state.last),
+        Purpose::Vouch => (state.hard_state, state.mark, state.last),
+    };
+    Draft {
+        group,
+        hard_state,
+        mark,
+        keep,
+        entries: &staged.entries[..next.count],
+        metadata: &next.metadata,
+        previous: tail.previous.as_ref(),
+        vouched: tail.end,
     }
 }
 

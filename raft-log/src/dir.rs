@@ -93,14 +93,14 @@ pub enum DirError {
 
 /// A data directory, locked for this process, that knows whose it is.
 ///
-/// The lock ends when the value is dropped. Each [`DataDir::open`] raises the boot counter
+/// The lock ends when the value and the logs opened in it are dropped. Each [`DataDir::open`] raises the boot counter
 /// durably, so that peers can tell an old copy of the directory from the current one.
 #[derive(Debug)]
 pub struct DataDir {
     vfs: Arc<dyn Vfs>,
     path: PathBuf,
     identity: Mutex<Identity>,
-    _lock: Box<dyn LockGuard>,
+    lock: Arc<dyn LockGuard>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +137,7 @@ impl DataDir {
             vfs,
             path: path.to_path_buf(),
             identity: Mutex::new(identity),
-            _lock: lock,
+            lock: Arc::from(lock),
         };
         dir.write_file(IDENTITY_NAME, &identity.to_bytes())?;
         Ok(dir)
@@ -241,6 +241,11 @@ impl DataDir {
             }),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// The lock, for those who must not outlive it.
+    pub(crate) fn lock(&self) -> Arc<dyn LockGuard> {
+        Arc::clone(&self.lock)
     }
 
     /// Durably binds the directory to a cluster; it stays bound for good.

@@ -6,7 +6,7 @@ use std::sync::{Arc, RwLock};
 
 use raft_proto::{HardState, LogIndex, LogPosition};
 
-use crate::append::Purpose;
+use crate::append::{MarkedFirst, Purpose};
 use crate::dir::DataDir;
 use crate::error::{LogError, OpenError};
 use crate::format::batch::Previous;
@@ -18,7 +18,7 @@ use crate::recovery::{self, Recovered};
 use crate::segment::SegmentFile;
 use crate::staged::{Limits, LogWrite, Staged};
 use crate::state::LogState;
-use crate::vfs::{AlignedBuffer, Vfs};
+use crate::vfs::{AlignedBuffer, LockGuard, Vfs};
 
 /// A write-ahead log, owned by the one thread that writes it.
 ///
@@ -43,6 +43,8 @@ pub struct Log {
     pub(crate) buffer: AlignedBuffer,
     pub(crate) offsets: Vec<u32>,
     pub(crate) health: Health,
+    /// Released last, when nothing writes any more.
+    pub(crate) _lock: Arc<dyn LockGuard>,
 }
 
 /// A segment of the live log.
@@ -135,13 +137,21 @@ impl Log {
     ///
     /// # Errors
     /// [`LogError::DiskFull`] and [`LogError::MetadataTooLarge`] leave the rest staged and may be
-    /// repeated; any other error poisons the log.
+    /// repeated, best after [`Log::compact_prefix`], whose mark then goes first; any other error
+    /// poisons the log.
     pub fn sync(&mut self) -> Result<SyncStats, LogError> {
         self.check_health()?;
         let mut stats = SyncStats::default();
         let mark = self.state.mark;
         while self.staged.changes(&self.state) {
-            self.write_batch(Purpose::Change, &mut stats)?;
+            let written = self.write_batch(Purpose::Change, &mut stats);
+            // A compaction frees space and metadata: it must not wait for what needs them.
+            if let Err(LogError::DiskFull { .. } | LogError::MetadataTooLarge { .. }) = &written
+                && self.mark_first(&mut stats)? == MarkedFirst::Yes
+            {
+                continue;
+            }
+            written?;
         }
         if self.state.mark != mark {
             self.remove_dead_segments()?;
@@ -156,16 +166,22 @@ impl Log {
         self.tail.vouching == Vouching::Due && self.health == Health::Sound
     }
 
-    /// Vouches for the last batch by an empty one, if nothing is staged that would do so. Damage
-    /// to the last batch is then told from a torn write.
+    /// Vouches for the last batch by an empty one, if nothing is staged that would do so and the
+    /// segment has room. Damage to the last batch is then told from a torn write.
     ///
     /// # Errors
     /// As [`Log::sync`].
     pub fn vouch_if_idle(&mut self) -> Result<SyncStats, LogError> {
         self.check_health()?;
         let mut stats = SyncStats::default();
-        if self.needs_vouching() && !self.staged.changes(&self.state) {
+        if !self.needs_vouching() || self.staged.changes(&self.state) {
+            return Ok(stats);
+        }
+        if self.has_room_for_empty() {
             self.write_batch(Purpose::Vouch, &mut stats)?;
+        } else {
+            // The next segment's start will vouch for it; until then there is no way.
+            self.tail.vouching = Vouching::Done;
         }
         Ok(stats)
     }

@@ -148,6 +148,7 @@ impl LogOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::MIN_BATCH_BLOCKS;
     use crate::format::batch::batch_blocks;
     use crate::format::seal;
 
@@ -166,7 +167,8 @@ mod tests {
                     segment_bytes: size,
                     ..LogOptions::default()
                 };
-                let used = options.max_preamble_bytes() + ((batch + vouching) * BLOCK_BYTES) as u64;
+                let blocks = batch + vouching + MIN_BATCH_BLOCKS;
+                let used = options.max_preamble_bytes() + (blocks * BLOCK_BYTES) as u64;
                 assert!(used <= seal::offset(size), "{size}");
             }
         }

@@ -134,7 +134,12 @@ impl SegmentPreparer {
             Mode::Inline(files) => files.make(self.segment_bytes),
             Mode::Background(worker) => {
                 worker.request(self.segment_bytes);
-                let taken = worker.receive();
+                let mut taken = worker.receive();
+                if taken.as_ref().is_err_and(FileError::is_disk_full) {
+                    // It was full when the segment was asked for, perhaps long ago.
+                    worker.request(self.segment_bytes);
+                    taken = worker.receive();
+                }
                 if taken.is_ok() {
                     worker.request(self.segment_bytes);
                 }

@@ -3,15 +3,22 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use raft_log::vfs::{MemVfs, RealVfs, Vfs};
-use raft_log::{DataDir, Log, LogIdentity, LogOptions, LogWrite, ReadError, Recovered};
+use raft_log::{
+    DataDir, DirError, Log, LogIdentity, LogOptions, LogWrite, Preparation, ReadError, Recovered,
+};
 use raft_proto::{
     ClusterId, Entry, EntryKind, GroupId, HardState, LogIndex, LogPosition, NodeId, Term,
 };
 
 fn open(vfs: &Arc<dyn Vfs>, path: &Path) -> (DataDir, Log, Recovered) {
+    open_with(vfs, path, LogOptions::small())
+}
+
+fn open_with(vfs: &Arc<dyn Vfs>, path: &Path, options: LogOptions) -> (DataDir, Log, Recovered) {
     let dir = DataDir::open(Arc::clone(vfs), path, NodeId(1)).unwrap();
     let identity = LogIdentity {
         cluster: ClusterId([7; 16]),
@@ -19,7 +26,7 @@ fn open(vfs: &Arc<dyn Vfs>, path: &Path) -> (DataDir, Log, Recovered) {
         incarnation: dir.incarnation(),
         group: GroupId(0),
     };
-    let (log, recovered) = Log::open(&dir, identity, LogOptions::small()).unwrap();
+    let (log, recovered) = Log::open(&dir, identity, options).unwrap();
     (dir, log, recovered)
 }
 
@@ -126,4 +133,95 @@ fn a_log_round_trips_on_the_real_disk() {
 #[test]
 fn a_log_round_trips_in_memory() {
     round_trip(&MemVfs::new(1).shared(), Path::new("data"));
+}
+
+#[test]
+fn segments_are_prepared_in_the_background_and_leave_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let vfs = RealVfs::shared();
+    let options = LogOptions {
+        preparation: Preparation::Background,
+        ..LogOptions::small()
+    };
+    let (dir, mut log, _) = open_with(&vfs, directory.path(), options);
+    for index in 1..=60 {
+        append(&mut log, entries(index, index, 1));
+    }
+    assert!(log.disk_bytes() > options.segment_bytes);
+    drop((dir, log));
+    let names = vfs.list(&directory.path().join("log-0")).unwrap();
+    assert!(names.iter().all(|name| name.ends_with(".wal")), "{names:?}");
+    let (_dir, _log, recovered) = open_with(&vfs, directory.path(), options);
+    assert_eq!(recovered.last.index, LogIndex(60));
+}
+
+#[test]
+fn a_second_opener_of_a_real_directory_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let vfs = RealVfs::shared();
+    let (dir, log, _) = open(&vfs, directory.path());
+    let refused = DataDir::open(Arc::clone(&vfs), directory.path(), NodeId(1)).unwrap_err();
+    assert!(matches!(refused, DirError::Locked(_)), "{refused}");
+    drop((dir, log));
+    open(&vfs, directory.path());
+}
+
+#[test]
+fn readers_on_other_threads_see_a_log_that_was_there_at_some_moment() {
+    let vfs = MemVfs::new(1).shared();
+    let (_dir, mut log, _) = open(&vfs, Path::new("data"));
+    append(&mut log, entries(1, 1, 1));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                let reader = log.reader();
+                let done = &done;
+                scope.spawn(move || {
+                    let mut read = 0;
+                    while !done.load(Ordering::Relaxed) || read == 0 {
+                        let (first, last) = (reader.first_index(), reader.last_index());
+                        // Compacted or truncated meanwhile: an error, and never wrong entries.
+                        let Ok(found) = reader.read(first, last, 20_000) else {
+                            continue;
+                        };
+                        read += found.len();
+                        for pair in found.windows(2) {
+                            assert_eq!(pair[1].index, pair[0].index.next());
+                            assert!(pair[1].term >= pair[0].term);
+                        }
+                        for entry in found {
+                            assert!(
+                                entry
+                                    .payload
+                                    .iter()
+                                    .all(|byte| *byte == entry.index.0 as u8)
+                            );
+                        }
+                    }
+                    read
+                })
+            })
+            .collect();
+        for round in 1..200u64 {
+            let last = log.last();
+            append(&mut log, entries(last.index.0 + 1, last.index.0 + 5, round));
+            let from = log.last().index.0 - 1;
+            log.stage(LogWrite {
+                truncate_from: Some(LogIndex(from)),
+                entries: entries(from, from, round + 1),
+                ..LogWrite::default()
+            })
+            .unwrap();
+            log.sync().unwrap();
+            if round % 50 == 0 {
+                log.compact_prefix(log.last()).unwrap();
+                append(&mut log, entries(from + 1, from + 1, round + 1));
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        for reader in readers {
+            assert!(reader.join().unwrap() > 0);
+        }
+    });
 }

@@ -357,6 +357,30 @@ fn a_full_disk_is_met_while_preparing_and_tears_nothing() {
     );
 }
 
+#[test]
+fn a_full_disk_does_not_keep_a_compaction_from_freeing_space() {
+    let vfs = MemVfs::new(5);
+    let (_dir, mut log, _) = open(&vfs).unwrap();
+    for index in 1..=20 {
+        append(&mut log, vec![entry(index, 5000)]).unwrap();
+    }
+    vfs.set_capacity(Some(0));
+    let full = (21..).find_map(|index| append(&mut log, vec![entry(index, 5000)]).err());
+    assert!(matches!(full, Some(LogError::DiskFull { .. })));
+    let through = log.last();
+    let before = log.disk_bytes();
+    assert_eq!(log.last_staged().index, through.index.next());
+    log.vouch_if_idle().unwrap();
+    // The refused entry waits, the mark goes ahead of it.
+    log.compact_prefix(through).unwrap();
+    assert!(matches!(log.sync(), Err(LogError::DiskFull { .. })));
+    assert!(log.disk_bytes() < before);
+    assert_eq!(log.first_index(), through.index.next());
+    vfs.set_capacity(None);
+    log.sync().unwrap();
+    assert_eq!(log.last().index, through.index.next());
+}
+
 fn open_as(vfs: &MemVfs, change: impl Fn(&mut LogIdentity)) -> String {
     let dir = DataDir::open(vfs.shared(), Path::new(DIRECTORY), NODE).unwrap();
     let mut identity = LogIdentity {

@@ -238,7 +238,9 @@ pub fn survey(vfs: &dyn Vfs, data_directory: &Path, detail: Detail) -> Result<Su
             .filter(|later| later.standing == Standing::Used);
         let continued = used.find_map(|later| later.end_of(sequence));
         let path = path_of(&directory, sequence);
-        let mut report = look_at(vfs, &path, sequence, continued, detail)?;
+        let Some(mut report) = look_at(vfs, &path, sequence, continued, detail)? else {
+            continue;
+        };
         if continued.is_none() && !segments.is_empty() {
             report.standing = Standing::Stray;
         }
@@ -271,9 +273,14 @@ fn look_at(
     sequence: u64,
     continued: Option<u64>,
     detail: Detail,
-) -> Result<SegmentReport, FileError> {
+) -> Result<Option<SegmentReport>, FileError> {
     let failed = |source| FileError::new("read", path, source);
-    let file = vfs.open(path, Access::Read).map_err(failed)?;
+    let file = match vfs.open(path, Access::Read) {
+        Ok(file) => file,
+        // The log that is being written has just compacted it away.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
     let file_bytes = file.size().map_err(failed)?;
     // Somebody may be writing or sealing it: it is copied, not mapped.
     let content = file.content(Writers::Possible).map_err(failed)?;
@@ -296,7 +303,7 @@ fn look_at(
             report.start = Start::UnsupportedVersion(version);
         }
     }
-    Ok(report)
+    Ok(Some(report))
 }
 
 impl SegmentReport {

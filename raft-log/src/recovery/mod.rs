@@ -99,15 +99,7 @@ pub(crate) fn open(
     }
     dir.bind_cluster(identity.cluster)?;
     let preparer = SegmentPreparer::start(files, options.segment_bytes, options.preparation)?;
-    let log = assemble(
-        Arc::clone(vfs),
-        &directory,
-        identity,
-        options,
-        replay,
-        head,
-        preparer,
-    );
+    let log = assemble(dir, &directory, identity, options, replay, head, preparer);
     log.remove_strangers(&chain.sequences)?;
     Ok((
         log,
@@ -224,7 +216,7 @@ fn report(replay: &Replay, dropped_torn: Option<TornTail>) -> Recovered {
 }
 
 fn assemble(
-    vfs: Arc<dyn Vfs>,
+    dir: &DataDir,
     directory: &Path,
     identity: LogIdentity,
     options: LogOptions,
@@ -242,7 +234,7 @@ fn assemble(
         base: head.base,
     });
     Log {
-        vfs,
+        vfs: Arc::clone(dir.vfs()),
         directory: directory.to_path_buf(),
         identity,
         options,
@@ -255,5 +247,6 @@ fn assemble(
         buffer: AlignedBuffer::new(),
         offsets: Vec::new(),
         health: Health::Sound,
+        _lock: dir.lock(),
     }
 }
