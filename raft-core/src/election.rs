@@ -34,11 +34,15 @@ impl RaftCore {
     }
 
     /// Whether this node may be elected: a voter of its own latest membership that counts, and
-    /// can write.
+    /// can write. A voter that its latest membership leaves out may still be needed until that is
+    /// committed, because only those that are left out may have it (thesis §4.2.2); its own vote
+    /// does not count then.
     pub(crate) fn may_campaign(&self) -> bool {
-        self.members.quorum().contains(self.config.id)
-            && self.counting == Counting::Counted
-            && self.disk == Disk::Working
+        let me = self.config.id;
+        let is_open = self.members.current_index() > self.commit_index;
+        let is_voter = self.members.quorum().contains(me)
+            || (is_open && self.members.previous().is_some_and(|m| m.is_voter(me)));
+        is_voter && self.counting == Counting::Counted && self.disk == Disk::Working
     }
 
     /// Waits for a new, randomly drawn election timeout. Called for three reasons only: the

@@ -4,13 +4,14 @@
 use bytes::Bytes;
 use raft_proto::{
     AppendOutcome, AppendResponse, Entry, EntryKind, Heartbeat, HeartbeatResponse, LogIndex,
-    LogPosition, Membership, NodeId,
+    LogPosition, NodeId,
 };
 
+use crate::catch_up::CatchUp;
 use crate::core::{Disk, RaftCore};
 use crate::error::ProposeError;
 use crate::follower::UNSOLICITED;
-use crate::output::{Event, IndexRange, MembershipStage, Violation};
+use crate::output::{IndexRange, Violation};
 use crate::persist_queue::Source;
 use crate::progress::{Counting, Progress, Refusal};
 use crate::roles::{Leader, RoleState};
@@ -29,7 +30,7 @@ impl RaftCore {
             return Err(ProposeError::Halted);
         }
         let limit_bytes = self.config.max_uncommitted_bytes;
-        let RoleState::Leader(leader) = &mut self.role else {
+        let RoleState::Leader(leader) = &self.role else {
             return Err(ProposeError::NotLeader {
                 leader: self.leader,
             });
@@ -53,7 +54,6 @@ impl RaftCore {
                 limit_bytes,
             });
         }
-        leader.uncommitted_bytes += u64::from(bytes);
         let index = self.append_local(bytes, None);
         let term = self.term();
         self.proposals.add(index, term, &mut self.events);
@@ -69,14 +69,21 @@ impl RaftCore {
             .filter(|id| **id != me)
             .map(|id| (*id, Progress::new(next, self.now)))
             .collect();
+        let learners = self.members.current().learners.keys();
+        let catch_ups = learners
+            .map(|id| (*id, CatchUp::new(next, self.now)))
+            .collect();
         let uncommitted = IndexRange::new(self.commit_index.next(), self.log.last_index());
         let uncommitted_bytes = uncommitted.map_or(0, |range| self.log.bytes_in(range));
         self.set_role(RoleState::Leader(Box::new(Leader {
             first_index: next,
             peers,
             cursor: me,
+            last_sequence: 0,
             round: 0,
             uncommitted_bytes,
+            catch_ups,
+            next_promotion: self.now,
         })));
         self.timers.stop(Timer::Election);
         self.verified = self.log.last_index();
@@ -87,20 +94,12 @@ impl RaftCore {
         self.set_heartbeat_timer();
     }
 
-    /// Appends an entry that the core makes itself.
-    fn append_generated(&mut self, kind: EntryKind, payload: Bytes) -> LogIndex {
-        let entry = Entry {
-            index: self.log.last_index().next(),
-            term: self.term(),
-            kind,
-            payload,
-        };
-        // A generated payload is at most a codec head long, so its length fits.
-        self.append_local(entry.payload.len() as u32, Some(entry))
-    }
-
-    fn append_local(&mut self, bytes: u32, generated: Option<Entry>) -> LogIndex {
+    /// Appends an entry of the current term.
+    pub(crate) fn append_local(&mut self, bytes: u32, generated: Option<Entry>) -> LogIndex {
         let index = self.log.append(self.term(), bytes);
+        if let RoleState::Leader(leader) = &mut self.role {
+            leader.uncommitted_bytes += u64::from(bytes);
+        }
         let range = IndexRange {
             first: index,
             last: index,
@@ -108,14 +107,6 @@ impl RaftCore {
         self.persists
             .append(Source::Local, range, generated, self.epoch);
         index
-    }
-
-    /// A membership entered the log: it is in force at once (§6).
-    pub(crate) fn append_membership(&mut self, index: LogIndex, membership: Membership) {
-        self.members.append(index, membership);
-        let stage = MembershipStage::Appended;
-        self.events
-            .push_back(Event::MembershipChanged { index, stage });
     }
 
     pub(crate) fn handle_append_response(&mut self, from: NodeId, response: &AppendResponse) {
@@ -194,6 +185,7 @@ impl RaftCore {
 
     /// A peer's durable prefix grew.
     fn peer_has_advanced(&mut self, peer: NodeId) {
+        self.advance_catch_up(peer);
         self.commit_by_counting();
         self.transfer_target_advanced(peer);
     }
@@ -230,16 +222,16 @@ impl RaftCore {
         );
         self.commit_index = index;
         self.proposals.decide(index, &self.log, &mut self.events);
-        for index in self.members.indexes_between(newly.first.previous(), index) {
-            let stage = MembershipStage::Committed;
-            self.events
-                .push_back(Event::MembershipChanged { index, stage });
-        }
         let bytes = self.log.bytes_in(newly);
         if let RoleState::Leader(leader) = &mut self.role {
-            leader.uncommitted_bytes = leader.uncommitted_bytes.saturating_sub(bytes);
+            assert!(
+                bytes <= leader.uncommitted_bytes,
+                "what is committed was uncommitted before"
+            );
+            leader.uncommitted_bytes -= bytes;
             self.start_read_round();
         }
+        self.memberships_committed(newly.first.previous());
     }
 
     /// Heartbeats are due: also the time to see whether a quorum is still there.
@@ -249,6 +241,8 @@ impl RaftCore {
             return;
         }
         self.broadcast_heartbeats();
+        self.continue_membership_change();
+        self.promote_learners();
         self.advance_transfer();
         self.hand_over_if_disk_is_behind();
     }

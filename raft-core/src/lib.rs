@@ -110,6 +110,7 @@
 #![forbid(unsafe_code)]
 
 mod buffer;
+mod catch_up;
 mod config;
 mod core;
 mod driver_inputs;
@@ -118,6 +119,7 @@ mod error;
 mod follower;
 mod leader;
 mod log_view;
+mod membership_change;
 mod membership_log;
 mod output;
 mod persist_queue;
@@ -126,6 +128,7 @@ mod proposals;
 pub mod quorum;
 mod random;
 mod read;
+mod reconfiguration;
 mod recovered;
 mod replication;
 mod roles;
@@ -138,6 +141,7 @@ pub use self::core::{PeerStatus, RaftCore};
 pub use buffer::{EntryBuffer, Fill};
 pub use config::{Config, ConfigError, MAX_APPEND_ENTRIES};
 pub use error::{CoreError, ProposeError, ReadIndexError, TransferError};
+pub use membership_change::{ChangeError, MembershipChange};
 pub use output::{
     AppendOrder, Commit, Event, IndexRange, MembershipStage, Persist, ProposalOutcome, ReadFailure,
     Role, TransferOutcome, Transmit, UnsentReason, Violation,

@@ -28,6 +28,12 @@ impl MembershipLog {
         self.entries.last().map_or(&self.nobody, |(_, m)| m)
     }
 
+    /// The membership that was in force before.
+    pub(crate) fn previous(&self) -> Option<&Membership> {
+        let before = self.entries.len().checked_sub(2)?;
+        self.entries.get(before).map(|(_, membership)| membership)
+    }
+
     /// The log index of the membership in force.
     pub(crate) fn current_index(&self) -> LogIndex {
         self.entries

@@ -193,8 +193,8 @@ pub enum Role {
 pub enum ProposalOutcome {
     /// The proposed entries are committed.
     Committed,
-    /// An entry of a later term is committed there or before it: the proposal will never take
-    /// effect, because no later leader's log can have it.
+    /// Another term's entry is committed there, or a later term's before it: the proposal will
+    /// never take effect, because no later leader's log can have it.
     Superseded {
         /// The term of the entry that is committed.
         by: Term,

@@ -92,7 +92,6 @@ pub(crate) struct Progress {
     sent: VecDeque<Sent>,
     /// Appends of `sent` that are in the window, and their bytes.
     inflight: (usize, u64),
-    last_sequence: u64,
     /// The latest boot of the peer that connected.
     boot: Boot,
     /// When the peer was last heard of in this term.
@@ -113,7 +112,6 @@ impl Progress {
             },
             sent: VecDeque::new(),
             inflight: (0, 0),
-            last_sequence: 0,
             boot: Boot {
                 counter: 0,
                 nonce: 0,
@@ -165,22 +163,22 @@ impl Progress {
         }
     }
 
-    /// An append of these entries after `previous` leaves; returns its sequence.
+    /// An append of these entries after `previous` leaves.
     pub(crate) fn send(
         &mut self,
+        sequence: u64,
         previous: LogPosition,
         entries: Option<IndexRange>,
         bytes: u64,
         window: Window,
         now: Time,
-    ) -> u64 {
+    ) {
         assert_eq!(
             previous.index.next(),
             self.next_index(),
             "appends leave no gap"
         );
         let last = entries.map_or(previous.index, |range| range.last);
-        self.last_sequence += 1;
         if self.sent.len() >= window.messages {
             // A full window sends nothing, so the oldest one is doubted: it makes room.
             if let Some(oldest) = self.sent.pop_front() {
@@ -189,7 +187,7 @@ impl Progress {
         }
         self.inflight = (self.inflight.0 + 1, self.inflight.1 + bytes);
         self.sent.push_back(Sent {
-            sequence: self.last_sequence,
+            sequence,
             previous: previous.index,
             last,
             bytes,
@@ -204,7 +202,6 @@ impl Progress {
             },
             State::Replicate { .. } => State::Replicate { next: last.next() },
         };
-        self.last_sequence
     }
 
     /// The append of this sequence, and all before its end, is durable at the peer. Returns

@@ -52,7 +52,9 @@ impl RaftCore {
         let packed = self.log.pack(next, handed, max_bytes, MAX_APPEND_ENTRIES);
         let entries = packed.map(|(range, _)| range);
         let bytes = packed.map_or(0, |(_, bytes)| bytes);
-        let sequence = progress.send(previous, entries, bytes, window, now);
+        leader.last_sequence += 1;
+        let sequence = leader.last_sequence;
+        progress.send(sequence, previous, entries, bytes, window, now);
         Some(AppendOrder {
             to,
             term,

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use raft_proto::{LogIndex, NodeId, Term};
 
+use crate::catch_up::CatchUp;
 use crate::output::Role;
 use crate::progress::Progress;
-use crate::time::PersistId;
+use crate::time::{PersistId, Time};
 
 /// The role of a node, with what only that role has.
 #[derive(Clone, Debug)]
@@ -45,10 +46,17 @@ pub(crate) struct Leader {
     pub(crate) peers: BTreeMap<NodeId, Progress>,
     /// The peer after which the next append is looked for, so that none is starved.
     pub(crate) cursor: NodeId,
+    /// The sequence of the latest append. Counted over all peers: a peer that leaves and comes
+    /// back in one term must not find its old answers taken for new ones.
+    pub(crate) last_sequence: u64,
     /// The latest confirmation round; each broadcast of heartbeats is a new one.
     pub(crate) round: u64,
     /// Payload bytes from the commit index to the end of the log.
     pub(crate) uncommitted_bytes: u64,
+    /// How fast each learner follows.
+    pub(crate) catch_ups: BTreeMap<NodeId, CatchUp>,
+    /// No learner is promoted before.
+    pub(crate) next_promotion: Time,
 }
 
 /// What happens once a persist is durable: nothing that promises durability happens before.

@@ -129,7 +129,7 @@ impl RaftCore {
     }
 
     /// The voter with the most of the log that was heard of last.
-    fn best_successor(&self) -> Option<NodeId> {
+    pub(crate) fn best_successor(&self) -> Option<NodeId> {
         let RoleState::Leader(leader) = &self.role else {
             return None;
         };

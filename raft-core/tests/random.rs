@@ -7,14 +7,14 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use raft_core::{Event, ProposalOutcome, ReadId, Role, Time};
-use raft_proto::{LogIndex, NodeId, Term};
+use raft_core::{Config, Event, MembershipChange, ProposalOutcome, ReadId, Role, Time};
+use raft_proto::{LogIndex, NodeId, Promotion, Term};
 use support::{Cluster, Envelope};
 
 /// Seeds that every test run tries.
-const SEEDS: u64 = 1_500;
+const SEEDS: u64 = 1_000;
 /// Steps of chaos per seed.
-const STEPS: u64 = 350;
+const STEPS: u64 = 500;
 
 /// Xorshift; the test's own, so that it shares nothing with what it tests.
 struct Dice(u64);
@@ -42,6 +42,7 @@ struct Oracle {
     next_read: u64,
     served: u64,
     decided: u64,
+    changes: u64,
 }
 
 impl Oracle {
@@ -85,9 +86,11 @@ impl Oracle {
                     match outcome {
                         ProposalOutcome::Committed => assert_eq!(found, Some(*term)),
                         ProposalOutcome::Superseded { by } => {
-                            assert!(by > term && found != Some(*term));
-                            let until = committed.iter().take_while(|entry| entry.index <= index);
-                            assert!(until.last().is_some_and(|entry| entry.term >= *by));
+                            assert_ne!(found, Some(*term));
+                            let mut until =
+                                committed.iter().take_while(|entry| entry.index <= index);
+                            let is_later = by > term && until.any(|entry| entry.term == *by);
+                            assert!(found == Some(*by) || is_later);
                         }
                         ProposalOutcome::Unknown => panic!("nothing stopped this node"),
                     }
@@ -125,8 +128,10 @@ enum Step {
     Propose,
     Read,
     Transfer,
+    Member,
     Crash,
     Restart,
+    Partition,
 }
 
 /// How likely each step is in one seed: swarm testing, so that some histories have slow disks,
@@ -134,14 +139,16 @@ enum Step {
 fn draw_weights(dice: &mut Dice) -> Vec<(Step, u64)> {
     let mut of = |step, choices: [u64; 3]| (step, choices[dice.roll(3) as usize]);
     vec![
-        of(Step::Deliver, [20, 50, 100]),
-        of(Step::Persist, [4, 15, 40]),
-        of(Step::Time, [3, 10, 30]),
+        of(Step::Deliver, [30, 80, 160]),
+        of(Step::Persist, [6, 25, 60]),
+        of(Step::Time, [4, 10, 20]),
         of(Step::Propose, [1, 8, 20]),
         of(Step::Read, [1, 4, 10]),
         of(Step::Transfer, [0, 1, 8]),
+        of(Step::Member, [0, 4, 12]),
         of(Step::Crash, [0, 2, 8]),
         of(Step::Restart, [3, 5, 10]),
+        of(Step::Partition, [0, 2, 6]),
     ]
 }
 
@@ -157,11 +164,29 @@ fn draw_step(dice: &mut Dice, weights: &[(Step, u64)]) -> Step {
     unreachable!("a roll is below the total")
 }
 
-fn step(cluster: &mut Cluster, dice: &mut Dice, oracle: &mut Oracle, next: Step, chaos: u64) {
+/// What a seed is about.
+struct World {
+    cluster: Cluster,
+    oracle: Oracle,
+    dice: Dice,
+    /// Of 100 messages, so many are picked out of order; some of those are lost or doubled.
+    chaos: u64,
+    /// Nodes of one side: messages between the sides are lost.
+    side: BTreeSet<NodeId>,
+}
+
+fn step(world: &mut World, next: Step) {
+    let World {
+        cluster,
+        oracle,
+        dice,
+        chaos,
+        side,
+    } = world;
     let up = running(cluster);
     let all: Vec<NodeId> = cluster.nodes.keys().copied().collect();
     match next {
-        Step::Deliver => deliver_some(cluster, dice, chaos),
+        Step::Deliver => deliver_some(cluster, dice, *chaos, side),
         Step::Persist => {
             if let Some(id) = dice.pick(&up) {
                 cluster.persist_one(id);
@@ -180,6 +205,13 @@ fn step(cluster: &mut Cluster, dice: &mut Dice, oracle: &mut Oracle, next: Step,
                 let now = cluster.now;
                 let _refused = cluster.node(id.0).core.transfer_leadership(now, to);
                 cluster.collect(id);
+            }
+        }
+        Step::Member => change_members(cluster, dice, oracle),
+        Step::Partition => {
+            side.clear();
+            if dice.roll(2) == 0 {
+                side.extend(all.iter().filter(|_| dice.roll(2) == 0));
             }
         }
         Step::Crash => {
@@ -201,7 +233,7 @@ fn step(cluster: &mut Cluster, dice: &mut Dice, oracle: &mut Oracle, next: Step,
     oracle.take_events(cluster);
 }
 
-fn deliver_some(cluster: &mut Cluster, dice: &mut Dice, chaos: u64) {
+fn deliver_some(cluster: &mut Cluster, dice: &mut Dice, chaos: u64, side: &BTreeSet<NodeId>) {
     if cluster.network.is_empty() {
         return;
     }
@@ -212,6 +244,9 @@ fn deliver_some(cluster: &mut Cluster, dice: &mut Dice, chaos: u64) {
         false => 0,
     };
     let envelope: Envelope = cluster.network.remove(at);
+    if side.contains(&envelope.from) != side.contains(&envelope.to) {
+        return;
+    }
     match dice.roll(100) {
         roll if roll < chaos / 3 => {}
         roll if roll < chaos / 2 => {
@@ -228,20 +263,30 @@ fn deliver_some(cluster: &mut Cluster, dice: &mut Dice, chaos: u64) {
 }
 
 fn pass_time(cluster: &mut Cluster, dice: &mut Dice, up: &[NodeId]) {
-    let deadlines = up.iter().filter_map(|id| {
-        let deadline = cluster.nodes[id].core.poll_timeout()?;
-        Some((deadline, *id))
-    });
-    let Some((deadline, first)) = deadlines.min() else {
+    let deadlines = up
+        .iter()
+        .filter_map(|id| cluster.nodes[id].core.poll_timeout());
+    let Some(deadline) = deadlines.min() else {
         return;
     };
-    let late = Time(cluster.now.0 + dice.roll(40_000_000));
     cluster.now = match dice.roll(3) {
-        0 => cluster.now.max(deadline),
-        _ => late,
+        // A node's clock runs ahead, or it is starved of messages: its timer fires first.
+        0 => {
+            let Some(id) = dice.pick(up) else { return };
+            let own = cluster.nodes[&id].core.poll_timeout();
+            cluster.now.max(own.unwrap_or(deadline))
+        }
+        1 => cluster.now.max(deadline),
+        _ => Time(cluster.now.0 + dice.roll(40_000_000)),
     };
-    if cluster.now >= deadline {
-        cluster.tick(first);
+    let now = cluster.now;
+    let is_due = |id: &NodeId| {
+        let deadline = cluster.nodes[id].core.poll_timeout();
+        deadline.is_some_and(|deadline| deadline <= now)
+    };
+    let due: Vec<NodeId> = up.iter().copied().filter(is_due).collect();
+    if let Some(id) = dice.pick(&due) {
+        cluster.tick(id);
     }
 }
 
@@ -260,6 +305,39 @@ fn propose(cluster: &mut Cluster, dice: &mut Dice, oracle: &mut Oracle, up: &[No
         }
     }
     cluster.collect(id);
+}
+
+fn change_members(cluster: &mut Cluster, dice: &mut Dice, oracle: &mut Oracle) {
+    let Some(leader) = cluster.leader() else {
+        return;
+    };
+    let all: Vec<NodeId> = cluster.nodes.keys().copied().collect();
+    let mut changes = Vec::new();
+    for _ in 0..=dice.roll(2) {
+        let Some(id) = dice.pick(&all) else {
+            return;
+        };
+        let membership = cluster.nodes[&leader].core.membership();
+        changes.push(match dice.roll(3) {
+            _ if !membership.contains(id) => MembershipChange::AddLearner {
+                id,
+                member: support::member(id.0).1,
+                promotion: [Promotion::Auto, Promotion::Manual][dice.roll(2) as usize],
+            },
+            0 => MembershipChange::Remove(id),
+            _ if membership.learners.contains_key(&id) => MembershipChange::Promote(id),
+            _ => MembershipChange::Demote(id),
+        });
+    }
+    let now = cluster.now;
+    let core = &mut cluster.node(leader.0).core;
+    if let Ok(position) = core.propose_membership(now, &changes) {
+        oracle
+            .proposals
+            .insert((leader, position.term, position.index));
+        oracle.changes += 1;
+    }
+    cluster.collect(leader);
 }
 
 fn ask_read(cluster: &mut Cluster, oracle: &mut Oracle, id: NodeId) {
@@ -282,21 +360,26 @@ fn converge(cluster: &mut Cluster, oracle: &mut Oracle) {
     }
     cluster.settle();
     cluster.run_for(5_000);
-    let leader = cluster.leader().expect("a leader once all is well");
+    let Some(leader) = cluster.leader() else {
+        panic!("no leader once all is well:\n{}", cluster.describe());
+    };
     let term = cluster.nodes[&leader].core.term();
     let index = LogIndex(cluster.propose(leader.0, "last"));
     oracle.proposals.insert((leader, term, index));
     cluster.settle();
-    for id in cluster.nodes.keys().copied().collect::<Vec<_>>() {
-        ask_read(cluster, oracle, id);
+    let membership = cluster.nodes[&leader].core.membership().clone();
+    assert!(!membership.is_joint(), "a change hangs");
+    let served = oracle.served;
+    for id in membership.members.keys() {
+        ask_read(cluster, oracle, *id);
         cluster.settle();
     }
-    let served = oracle.served;
     cluster.run_for(400);
     oracle.take_events(cluster);
+    let members = membership.members.len() as u64;
     assert!(
-        oracle.served >= served + cluster.nodes.len() as u64,
-        "every node serves reads"
+        oracle.served >= served + members,
+        "every member serves reads"
     );
     let log = cluster.nodes[&leader].log.clone();
     assert_eq!(
@@ -304,11 +387,19 @@ fn converge(cluster: &mut Cluster, oracle: &mut Oracle) {
         Some(&b"last"[..])
     );
     for (id, node) in &cluster.nodes {
+        if !membership.contains(*id) {
+            continue;
+        }
         assert_eq!(node.log, log, "{id} has another log");
         assert_eq!(node.applied, log, "{id} has not applied all");
     }
     assert!(oracle.reads.is_empty(), "a read hangs");
-    assert!(oracle.proposals.is_empty(), "a proposal hangs");
+    // A removed node may never learn what became of its proposals.
+    let mut members = oracle.proposals.iter().map(|(node, ..)| node);
+    assert!(
+        !members.any(|id| membership.contains(*id)),
+        "a proposal hangs"
+    );
 }
 
 fn run_seed(seed: u64) -> Oracle {
@@ -317,19 +408,29 @@ fn run_seed(seed: u64) -> Oracle {
     let chaos = [0, 10, 40, 90][dice.roll(4) as usize];
     let window = 1 + dice.roll(4) as usize;
     let append_bytes = 1 + dice.roll(30);
-    let mut cluster = Cluster::new(size, |config| {
+    let configure = |config: &mut Config| {
         config.seed = seed;
         config.max_inflight_messages = window;
         config.max_append_bytes = append_bytes;
-    });
-    let mut oracle = Oracle::default();
-    let weights = draw_weights(&mut dice);
-    for _ in 0..STEPS {
-        let next = draw_step(&mut dice, &weights);
-        step(&mut cluster, &mut dice, &mut oracle, next, chaos);
+    };
+    let mut cluster = Cluster::new(size, configure);
+    for id in size + 1..=size + dice.roll(3) {
+        cluster.add_spare(id, configure);
     }
-    converge(&mut cluster, &mut oracle);
-    oracle
+    let weights = draw_weights(&mut dice);
+    let mut world = World {
+        cluster,
+        oracle: Oracle::default(),
+        dice,
+        chaos,
+        side: BTreeSet::new(),
+    };
+    for _ in 0..STEPS {
+        let next = draw_step(&mut world.dice, &weights);
+        step(&mut world, next);
+    }
+    converge(&mut world.cluster, &mut world.oracle);
+    world.oracle
 }
 
 #[test]
@@ -340,14 +441,17 @@ fn random_histories_are_safe_and_end_well() {
     }
     let mut served = 0;
     let mut decided = 0;
+    let mut changes = 0;
     for seed in 0..SEEDS {
         let Ok(oracle) = std::panic::catch_unwind(|| run_seed(seed)) else {
             panic!("failed; reproduce it with RAFT_CORE_SEED={seed}");
         };
         served += oracle.served;
         decided += oracle.decided;
+        changes += oracle.changes;
     }
     // The histories must reach what they are meant to test.
     assert!(served > SEEDS * 4, "only {served} reads were served");
     assert!(decided > SEEDS * 3, "only {decided} proposals were decided");
+    assert!(changes > SEEDS / 8, "only {changes} changes of membership");
 }

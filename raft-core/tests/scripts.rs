@@ -11,10 +11,10 @@ use std::path::Path;
 
 use bytes::Bytes;
 use goldenscript::{Argument, Command, Context};
-use raft_core::ReadId;
+use raft_core::{Config, MembershipChange, ReadId};
 use raft_proto::{
     AppendRequest, Entry, EntryKind, HardState, Heartbeat, LogIndex, LogPosition, Message, NodeId,
-    Term, TimeoutNow,
+    Promotion, Term, TimeoutNow,
 };
 use support::{Cluster, Envelope, story};
 
@@ -108,6 +108,8 @@ impl Script {
             "logs" => self.logs()?,
             "network" => self.show_network()?,
             "peers" => self.peers(&mut args)?,
+            "member" => self.member(&mut args)?,
+            "members" => self.members()?,
             "wipe" => self.wipe(&mut args)?,
             "uncount" => self.uncount(&mut args)?,
             "timeout_now" => self.timeout_now(&mut args)?,
@@ -125,14 +127,19 @@ impl Script {
         let uncommitted_bytes = args.number("uncommitted_bytes", 1 << 20)?;
         let entry_bytes = args.number("entry_bytes", 10_000.min(uncommitted_bytes))?;
         let reads = args.number("reads", 100)?;
-        let cluster = Cluster::new(size, |config| {
+        let spares = args.number("spares", 0)?;
+        let configure = |config: &mut Config| {
             config.max_inflight_messages = window as usize;
             config.max_append_bytes = append_bytes;
             config.max_inflight_bytes = window_bytes;
             config.max_uncommitted_bytes = uncommitted_bytes;
             config.max_entry_bytes = entry_bytes as u32;
             config.max_pending_reads = reads as usize;
-        });
+        };
+        let mut cluster = Cluster::new(size, configure);
+        for id in size + 1..=size + spares {
+            cluster.add_spare(id, configure);
+        }
         self.cluster = Some(cluster);
         Ok(())
     }
@@ -405,6 +412,70 @@ impl Script {
         let (from, to) = (args.node()?, args.node()?);
         let term = Term(args.number("term", 1)?);
         self.inject(from, to, TimeoutNow { term }.into())
+    }
+
+    /// `member 1 learn=4 promote=5 remove=2 demote=3`: node 1 is asked for one change that does
+    /// all of it. `learn_auto=4` adds a learner that is promoted by itself.
+    fn member(&mut self, args: &mut Args<'_>) -> Outcome<()> {
+        let id = args.node()?;
+        let mut changes = Vec::new();
+        for (key, value) in args.keys.drain(..) {
+            let node: u64 = value.parse()?;
+            let (node, member) = support::member(node);
+            let add = |promotion| MembershipChange::AddLearner {
+                id: node,
+                member: member.clone(),
+                promotion,
+            };
+            changes.push(match key {
+                "learn" => add(Promotion::Manual),
+                "learn_auto" => add(Promotion::Auto),
+                "promote" => MembershipChange::Promote(node),
+                "demote" => MembershipChange::Demote(node),
+                "remove" => MembershipChange::Remove(node),
+                other => return Err(format!("unknown change {other}").into()),
+            });
+        }
+        let cluster = self.cluster()?;
+        let now = cluster.now;
+        let proposed = cluster.node(id.0).core.propose_membership(now, &changes);
+        self.story.push(match proposed {
+            Ok(position) => format!("{id} takes the change as {}", position.index),
+            Err(error) => format!("{id} refuses the change: {error}"),
+        });
+        self.cluster()?.collect(id);
+        self.gather()
+    }
+
+    /// The membership in force at each node.
+    fn members(&mut self) -> Outcome<()> {
+        let list = |ids: Vec<NodeId>| {
+            let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+            ids.join(" ")
+        };
+        let mut lines = Vec::new();
+        for (id, node) in &self.cluster()?.nodes {
+            let membership = node.core.membership();
+            let mut line = format!(
+                "{id} voters {}",
+                list(membership.voters.iter().copied().collect())
+            );
+            if membership.is_joint() {
+                line += &format!(
+                    " and {}",
+                    list(membership.outgoing.iter().copied().collect())
+                );
+            }
+            if !membership.learners.is_empty() {
+                line += &format!(
+                    " learners {}",
+                    list(membership.learners.keys().copied().collect())
+                );
+            }
+            lines.push(line);
+        }
+        self.story.extend(lines);
+        Ok(())
     }
 
     /// `wipe 3`: the node starts with an empty log, as one that is about to join.

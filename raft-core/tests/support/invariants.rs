@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use raft_core::Role;
-use raft_proto::{AppendOutcome, Entry, HardState, LogIndex, Message, NodeId, Term};
+use raft_proto::{AppendOutcome, Entry, EntryKind, HardState, LogIndex, Message, NodeId, Term};
 
 use super::{Envelope, Node};
 
@@ -68,6 +68,7 @@ impl Invariants {
         self.committed_on_a_durable_quorum(nodes, node);
         self.leader_completeness(nodes);
         self.nothing_regresses(node);
+        self.one_change_at_a_time(node);
         for envelope in sent {
             self.promises_are_durable(nodes, envelope);
         }
@@ -148,16 +149,22 @@ impl Invariants {
             assert_eq!(&node.log[..commit_index], known, "committed entries differ");
             return;
         }
-        let voters = &node.core.membership().voters;
+        let membership = node.core.membership();
         let prefix = &node.log[..commit_index];
-        let holds = |id: &&NodeId| nodes[*id].disk.entries.starts_with(prefix);
-        let holders = voters.iter().filter(holds).count();
-        assert!(
-            holders * 2 > voters.len() || commit_index as u64 <= self.claimed.0,
-            "{} committed {commit_index} held by {holders} of {}",
-            node.core.id(),
-            voters.len()
-        );
+        let holds = |id: &&NodeId| {
+            let holder = nodes.get(*id);
+            holder.is_some_and(|holder| holder.disk.entries.starts_with(prefix))
+        };
+        for half in [&membership.voters, &membership.outgoing] {
+            let holders = half.iter().filter(holds).count();
+            assert!(
+                half.is_empty()
+                    || holders * 2 > half.len()
+                    || commit_index as u64 <= self.claimed.0,
+                "{} committed {commit_index} held by {holders} of {half:?}",
+                node.core.id(),
+            );
+        }
         self.committed = prefix.to_vec();
     }
 
@@ -175,6 +182,19 @@ impl Invariants {
                     "leader {id} lacks commits"
                 );
             }
+        }
+    }
+
+    /// At most one membership of a leader's log is not committed (§6).
+    fn one_change_at_a_time(&self, node: &Node) {
+        let open = node.log.iter().skip(self.committed.len());
+        let changes = open.filter(|entry| entry.kind == EntryKind::Membership);
+        if is_leading(node) {
+            assert!(
+                changes.count() <= 1,
+                "{} has two changes in flight",
+                node.core.id()
+            );
         }
     }
 

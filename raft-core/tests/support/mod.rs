@@ -78,6 +78,16 @@ impl Cluster {
         cluster
     }
 
+    /// Adds a node that is no member yet and has no log.
+    pub fn add_spare(&mut self, id: u64, configure: impl Fn(&mut Config)) {
+        let mut config = Config::new(NodeId(id));
+        config.seed = 1;
+        configure(&mut config);
+        let recovered = Recovered::empty(boot(1));
+        let node = Node::new(config, recovered, Vec::new(), self.now);
+        self.nodes.insert(NodeId(id), node);
+    }
+
     pub fn node(&mut self, id: u64) -> &mut Node {
         self.nodes.get_mut(&NodeId(id)).unwrap()
     }
@@ -235,6 +245,28 @@ impl Cluster {
         leading
             .max_by_key(|node| node.core.term())
             .map(|node| node.core.id())
+    }
+
+    /// Every node in a line, for failed expectations.
+    pub fn describe(&self) -> String {
+        let line = |node: &Node| {
+            let core = &node.core;
+            let members = core.membership();
+            format!(
+                "{} {:?} leader {:?} last {} durable {} commit {} voters {:?} {:?} until {:?}",
+                story::name(node),
+                core.role(),
+                core.leader(),
+                core.last_position(),
+                core.durable_index(),
+                core.commit_index(),
+                members.voters,
+                members.outgoing,
+                core.poll_timeout(),
+            )
+        };
+        let lines: Vec<String> = self.nodes.values().map(line).collect();
+        format!("at {}\n{}", self.now, lines.join("\n"))
     }
 
     pub fn events(&mut self, id: u64) -> Vec<Event> {
