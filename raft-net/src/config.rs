@@ -122,6 +122,30 @@ impl NetLimits {
     pub(crate) fn max_whole_frame_bytes(&self) -> usize {
         self.max_frame_bytes as usize + HEADER_BYTES
     }
+
+    fn validate(&self) -> Result<(), NetError> {
+        let udp = self.max_udp_payload_bytes;
+        if udp < MIN_UDP_BYTES || u32::from(udp) * SEGMENTS_PER_SEND >= MAX_UDP_BYTES {
+            let reason = "it must lie between 1200 and 6550 bytes";
+            return refuse("max_udp_payload_bytes", reason);
+        }
+        if self.max_frame_bytes < MIN_FRAME_BYTES {
+            return refuse("max_frame_bytes", "a hello does not fit");
+        }
+        if self.bulk_credit_bytes == 0 {
+            return refuse("bulk_credit_bytes", "nothing could ever be sent");
+        }
+        if self.send_window_bytes == 0 {
+            return refuse("send_window_bytes", "nothing could ever be sent");
+        }
+        if self.max_handshakes == 0 {
+            return refuse("max_handshakes", "nobody could ever connect");
+        }
+        if self.max_outstanding_requests == 0 {
+            return refuse("max_outstanding_requests", "nobody could ever be served");
+        }
+        Ok(())
+    }
 }
 
 /// Timeouts and pauses.
@@ -167,6 +191,19 @@ impl NetTiming {
     pub fn keep_alive(&self) -> Duration {
         self.idle_timeout() / 4
     }
+
+    fn validate(&self) -> Result<(), NetError> {
+        let election = self.election_timeout_max;
+        if election < MIN_ELECTION_TIMEOUT || election > MAX_ELECTION_TIMEOUT {
+            let reason = "it must lie between 10 ms and one hour";
+            return refuse("election_timeout_max", reason);
+        }
+        if self.reconnect_min.is_zero() || self.reconnect_min > self.reconnect_max {
+            let reason = "it must be above zero and at most reconnect_max";
+            return refuse("reconnect_min", reason);
+        }
+        Ok(())
+    }
 }
 
 /// Segments quinn sends with one system call.
@@ -175,8 +212,16 @@ const SEGMENTS_PER_SEND: u32 = 10;
 const MAX_UDP_BYTES: u32 = 65_507;
 /// Smallest UDP payload that QUIC may assume (RFC 9000 §14), in bytes.
 const MIN_UDP_BYTES: u16 = 1200;
-/// Longest time a QUIC timeout can express safely here.
+/// Frames must have room for a hello and for any refusal.
+const MIN_FRAME_BYTES: u32 = 1024;
+/// Below this no timer is reliable.
+const MIN_ELECTION_TIMEOUT: Duration = Duration::from_millis(10);
+/// Longer ones are a mistake in the unit.
 const MAX_ELECTION_TIMEOUT: Duration = Duration::from_secs(3600);
+
+fn refuse(setting: &'static str, reason: &'static str) -> Result<(), NetError> {
+    Err(NetError::Setting { setting, reason })
+}
 
 impl NetConfig {
     /// Default limits and timing.
@@ -196,29 +241,45 @@ impl NetConfig {
     /// # Errors
     /// [`NetError::Setting`] or [`NetError::ClusterName`].
     pub fn validate(&self) -> Result<(), NetError> {
-        let refuse = |setting, reason| Err(NetError::Setting { setting, reason });
-        let udp = self.limits.max_udp_payload_bytes;
-        if udp < MIN_UDP_BYTES || u32::from(udp) * SEGMENTS_PER_SEND >= MAX_UDP_BYTES {
-            let reason = "it must lie between 1200 and 6550 bytes";
-            return refuse("max_udp_payload_bytes", reason);
-        }
-        if self.limits.max_frame_bytes < 1024 {
-            return refuse("max_frame_bytes", "a hello does not fit");
-        }
-        if self.limits.bulk_credit_bytes == 0 || self.limits.send_window_bytes == 0 {
-            return refuse("bulk_credit_bytes", "nothing could ever be sent");
-        }
-        let election = self.timing.election_timeout_max;
-        if election < Duration::from_millis(10) || election > MAX_ELECTION_TIMEOUT {
-            let reason = "it must lie between 10 ms and one hour";
-            return refuse("election_timeout_max", reason);
-        }
-        if self.timing.reconnect_min.is_zero()
-            || self.timing.reconnect_min > self.timing.reconnect_max
-        {
-            let reason = "it must be above zero and at most reconnect_max";
-            return refuse("reconnect_min", reason);
-        }
+        self.limits.validate()?;
+        self.timing.validate()?;
         crate::identity::check_cluster_name(&self.cluster_name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The setting that is refused after a change to the defaults.
+    fn refused(change: impl FnOnce(&mut NetLimits, &mut NetTiming)) -> Option<&'static str> {
+        let (mut limits, mut timing) = (NetLimits::default(), NetTiming::default());
+        change(&mut limits, &mut timing);
+        match limits.validate().and_then(|()| timing.validate()) {
+            Ok(()) => None,
+            Err(NetError::Setting { setting, .. }) => Some(setting),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_refused_by_name() {
+        assert_eq!(refused(|_, _| {}), None);
+        assert_eq!(refused(|l, _| l.max_udp_payload_bytes = 6550), None);
+        let udp = Some("max_udp_payload_bytes");
+        assert_eq!(refused(|l, _| l.max_udp_payload_bytes = 6551), udp);
+        assert_eq!(refused(|l, _| l.max_udp_payload_bytes = 1199), udp);
+        let frame = Some("max_frame_bytes");
+        assert_eq!(refused(|l, _| l.max_frame_bytes = 1023), frame);
+        let credit = Some("bulk_credit_bytes");
+        assert_eq!(refused(|l, _| l.bulk_credit_bytes = 0), credit);
+        let election = Some("election_timeout_max");
+        assert_eq!(
+            refused(|_, t| t.election_timeout_max = Duration::ZERO),
+            election
+        );
+        let reconnect = Some("reconnect_min");
+        assert_eq!(refused(|_, t| t.reconnect_min = Duration::ZERO), reconnect);
+        assert_eq!(refused(|_, t| t.reconnect_max = Duration::ZERO), reconnect);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{ClientConfig, Connection};
-use raft_proto::{Class, NodeId};
+use raft_proto::{Class, NodeId, Refusal};
 use tokio::sync::watch;
 
 use crate::config::NetTiming;
@@ -123,7 +123,10 @@ async fn connect_main(shared: &Arc<Shared>, peer: &Arc<Peer>, address: &str) -> 
 
 fn report_failure(shared: &Shared, peer: &Peer, error: ConnectError, backoff: &mut Backoff) {
     if let ConnectError::RefusedByThem(refusal) = &error {
-        backoff.give_up_hurry();
+        // A refusal seldom changes soon, except one that is none.
+        if *refusal != Refusal::Unavailable {
+            backoff.give_up_hurry();
+        }
         shared.handler.on_refused(peer.id, refusal);
     }
     shared.handler.on_connect_failed(peer.id, &error);

@@ -8,6 +8,8 @@ use raft_proto::{CodecError, FrameError, NodeId, Refusal};
 use rustls::AlertDescription;
 use thiserror::Error;
 
+use crate::refusal::RefusalText;
+
 /// Why a transport or a client endpoint could not be set up.
 #[derive(Debug, Error)]
 pub enum NetError {
@@ -275,10 +277,10 @@ pub enum ConnectError {
         client: String,
     },
     /// We refused their hello.
-    #[error("refused: {0:?}")]
+    #[error("refused: {}", RefusalText(.0))]
     RefusedByUs(Refusal),
     /// They refused our hello.
-    #[error("the other side refuses us: {0:?}")]
+    #[error("the other side refuses us: {}", RefusalText(.0))]
     RefusedByThem(Refusal),
     /// The other side closed the connection.
     #[error("the other side closed the connection because {0}")]

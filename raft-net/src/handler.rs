@@ -33,7 +33,8 @@ pub trait PeerHandler: Send + Sync + 'static {
     /// A peer is not connected any more, or was replaced by a newer boot of itself.
     fn on_peer_down(&self, peer: NodeId);
 
-    /// A peer refuses us. Attempts go on, at the longest pause.
+    /// A peer refuses us ([`RefusalText`](crate::RefusalText) says it in words). Attempts go on, at
+    /// the longest pause.
     fn on_refused(&self, peer: NodeId, refusal: &Refusal);
 
     /// An attempt to reach a peer failed; attempts go on. For logs and tests.

@@ -138,6 +138,7 @@ mod listener;
 mod peer;
 mod queue;
 mod quic;
+mod refusal;
 mod request;
 mod stats;
 mod tls;
@@ -150,6 +151,7 @@ pub use error::{
 pub use handler::{ClientHandler, PeerHandler};
 pub use identity::{CertifiedName, certified_name, client_name, node_name};
 pub use listener::ClientConnection;
+pub use refusal::RefusalText;
 pub use stats::{NetStats, PeerStats};
 pub use tls::{BULK_PROTOCOL, CLIENT_PROTOCOL, PEER_PROTOCOL, TlsFiles, TlsIdentity};
 pub use transport::QuicTransport;
