@@ -9,6 +9,7 @@ use crate::core::RaftCore;
 use crate::output::{Event, IndexRange, MembershipStage, Violation};
 use crate::persist_queue::Source;
 use crate::roles::{Promise, RoleState, Withheld};
+use crate::step::LARGEST_NUMBER;
 use crate::time::MessageId;
 
 /// The sequence of an answer to no append: it asks the leader for one. Requests count from 1.
@@ -218,6 +219,9 @@ impl RaftCore {
 /// Entries must follow `previous` one by one, with terms that never decrease and do not exceed
 /// the leader's.
 fn check_entries(request: &AppendRequest) -> Result<(), Violation> {
+    if request.previous.index.0 > LARGEST_NUMBER {
+        return Err(Violation::ImpossibleNumber);
+    }
     let mut index = request.previous.index;
     let mut term = request.previous.term;
     for entry in &request.entries {

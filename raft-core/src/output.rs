@@ -245,6 +245,8 @@ pub enum MembershipStage {
 /// How a peer broke the protocol. Nothing of such a message takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Violation {
+    /// Its term or an index is beyond any that a cluster can reach.
+    ImpossibleNumber,
     /// It claims to lead a term that has another leader.
     SecondLeader,
     /// Its entries are not consecutive, or their terms decrease or exceed the message's.

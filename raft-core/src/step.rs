@@ -6,9 +6,13 @@ use raft_proto::{
 };
 
 use crate::core::RaftCore;
-use crate::output::{Role, Transmit};
+use crate::output::{Role, Transmit, Violation};
 use crate::roles::{Promise, RoleState, Withheld};
 use crate::time::{MessageId, Time};
+
+/// No term or index of a real cluster exceeds it; arithmetic on anything up to it is safe. What a
+/// peer sends must not make this node count beyond the end of the numbers.
+pub(crate) const LARGEST_NUMBER: u64 = 1 << 62;
 
 impl RaftCore {
     /// A message arrived. `from` and `uncounted` come from its connection and frame; `id` names
@@ -27,6 +31,10 @@ impl RaftCore {
             return;
         };
         if self.is_halted() || from == self.config.id {
+            return;
+        }
+        if term.0 > LARGEST_NUMBER {
+            self.report_violation(from, Violation::ImpossibleNumber);
             return;
         }
         if uncounted {
