@@ -68,6 +68,9 @@ pub struct NetLimits {
     pub max_client_connections: usize,
     /// Unanswered requests of one client connection before no more are read from it.
     pub max_outstanding_requests: usize,
+    /// Bytes of unanswered large requests of one client connection before no more requests are
+    /// read from it.
+    pub max_outstanding_bytes: usize,
     /// Unsent response bytes of one client connection before no more requests are read from it;
     /// at four times this the connection is closed.
     pub max_response_bytes: usize,
@@ -100,6 +103,7 @@ impl Default for NetLimits {
             max_handshakes: 256,
             max_client_connections: 4096,
             max_outstanding_requests: 8192,
+            max_outstanding_bytes: 64 << 20,
             max_response_bytes: 16 << 20,
             udp_buffer_bytes: 4 << 20,
             max_udp_payload_bytes: 4096,
@@ -141,7 +145,7 @@ impl NetLimits {
         if self.max_handshakes == 0 {
             return refuse("max_handshakes", "nobody could ever connect");
         }
-        if self.max_outstanding_requests == 0 {
+        if self.max_outstanding_requests == 0 || self.max_outstanding_bytes == 0 {
             return refuse("max_outstanding_requests", "nobody could ever be served");
         }
         Ok(())

@@ -135,6 +135,7 @@ mod hello;
 mod identity;
 mod link;
 mod listener;
+mod outstanding;
 mod peer;
 mod queue;
 mod quic;

@@ -3,11 +3,10 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use quinn::{Connection, SendStream};
-use tokio::sync::Notify;
 
 use crate::accept::Slot;
 use crate::config::QueueLimits;
@@ -15,6 +14,7 @@ use crate::error::{CloseCode, ConnectError, ProtocolError, SendError};
 use crate::framing::{FrameReader, write_chunks};
 use crate::handler::ClientHandler;
 use crate::identity::CertifiedName;
+use crate::outstanding::Outstanding;
 use crate::queue::{Rejected, SendQueue};
 use crate::request::{self, ID_BYTES, KIND_WELCOME, Outgoing, WELCOME_ID};
 use crate::transport::Shared;
@@ -37,12 +37,7 @@ struct State {
     name: CertifiedName,
     connection: Connection,
     queue: SendQueue,
-    /// Requests delivered and not answered.
-    outstanding: AtomicUsize,
-    /// The reader waits for room.
-    is_reader_waiting: AtomicBool,
-    room: Notify,
-    max_outstanding: usize,
+    outstanding: Outstanding,
     max_response_bytes: usize,
     max_body_bytes: u32,
 }
@@ -97,7 +92,7 @@ impl ClientConnection {
             payloads,
         };
         self.queue(&outgoing)?;
-        self.state.answered();
+        self.state.outstanding.end(request_id);
         Ok(())
     }
 
@@ -127,39 +122,6 @@ impl ClientConnection {
     fn close(&self, code: CloseCode) {
         self.state.queue.close();
         self.state.connection.close(code.number(), b"");
-    }
-}
-
-impl State {
-    fn answered(&self) {
-        // A second answer to one request must not make the count wrap.
-        let decrement = |count: usize| count.checked_sub(1);
-        let _ = self
-            .outstanding
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, decrement);
-        self.make_room();
-    }
-
-    fn make_room(&self) {
-        if self.is_reader_waiting.load(Ordering::SeqCst) {
-            self.room.notify_one();
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        self.outstanding.load(Ordering::SeqCst) < self.max_outstanding
-            && self.queue.bytes() < self.max_response_bytes
-    }
-
-    async fn wait_for_room(&self) {
-        while !self.has_room() {
-            self.is_reader_waiting.store(true, Ordering::SeqCst);
-            // Checked again, because room made before the flag was seen wakes nobody.
-            if !self.has_room() {
-                self.room.notified().await;
-            }
-            self.is_reader_waiting.store(false, Ordering::SeqCst);
-        }
     }
 }
 
@@ -225,10 +187,10 @@ fn new_client(shared: &Shared, connection: Connection, name: CertifiedName) -> C
             name,
             connection,
             queue: SendQueue::new(queue),
-            outstanding: AtomicUsize::new(0),
-            is_reader_waiting: AtomicBool::new(false),
-            room: Notify::new(),
-            max_outstanding: limits.max_outstanding_requests,
+            outstanding: Outstanding::new(
+                limits.max_outstanding_requests,
+                limits.max_outstanding_bytes,
+            ),
             max_response_bytes: limits.max_response_bytes,
             max_body_bytes: u32::MAX / 2,
         }),
@@ -274,9 +236,11 @@ async fn read(
 ) -> Result<(), ConnectError> {
     while let Some((header, body)) = reader.next().await? {
         let (id, body) = request::split(&header, body)?;
-        client.state.outstanding.fetch_add(1, Ordering::SeqCst);
+        let state = &client.state;
+        state.outstanding.begin(id, body.len());
         handler.on_request(client, id, header.kind, body);
-        client.state.wait_for_room().await;
+        let are_responses_read = || state.queue.bytes() < state.max_response_bytes;
+        state.outstanding.wait_for_room(are_responses_read).await;
     }
     Ok(())
 }
@@ -300,7 +264,7 @@ async fn write(
         if let Err(error) = write_chunks(&mut stream, &mut batch.into_chunks(), stall).await {
             return client.close(error.code());
         }
-        client.state.make_room();
+        client.state.outstanding.wake();
     }
     if let Some(batch) = client.state.queue.try_take() {
         let _ = write_chunks(&mut stream, &mut batch.into_chunks(), stall).await;
