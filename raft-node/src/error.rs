@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use raft_proto::{NodeId, Term};
+use raft_proto::{ClusterId, NodeId, Term};
 use thiserror::Error;
 
 /// The leader, as far as this node knows, and where it is reached.
@@ -113,6 +113,19 @@ pub enum FatalError {
     /// The log cannot be opened.
     #[error("cannot open the log: {0}")]
     OpenLog(Arc<raft_log::OpenError>),
+    /// The log of a node that belongs to a cluster is gone.
+    #[error(
+        "the log of node {node} is gone although the node belongs to cluster {cluster}: it has \
+         forgotten votes and entries that it answered for, and must not take part; put its log \
+         directory back, or clear the data directory and re-admit the node with `raft-kv member \
+         remove {id}` and `raft-kv member add {id}=ADDRESS`", id = .node.0
+    )]
+    LostLog {
+        /// The node.
+        node: NodeId,
+        /// Its cluster.
+        cluster: ClusterId,
+    },
     /// A write or fsync failed: what the disk holds is unknown, so nothing more is acknowledged.
     #[error("the log failed: {0}; restart the node once its disk is healthy")]
     Log(Arc<raft_log::LogError>),

@@ -187,6 +187,10 @@ impl Link {
         lock(&self.0.hellos).get(&peer).cloned()
     }
 
+    pub(crate) fn hellos(&self) -> Vec<Hello> {
+        lock(&self.0.hellos).values().cloned().collect()
+    }
+
     pub(crate) fn set_forming(&self, voters: InitialVoters) {
         *lock(&self.0.standing) = OwnStanding::Forming(voters);
     }

@@ -43,6 +43,15 @@ impl Greeter {
         }
     }
 
+    /// Hands the first entry to everybody who waits for it: peers that were connected before this
+    /// node was formed.
+    pub(super) fn hand_out_to_all(&self, transport: &dyn Transport) {
+        for hello in self.link.hellos() {
+            let answer = self.responder.hand_out(&hello, &self.membership);
+            send(transport, hello.node, answer);
+        }
+    }
+
     /// The membership in force has changed.
     pub(super) fn set_membership(&mut self, membership: &Membership) {
         self.membership.clone_from(membership);

@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::unbounded;
 use raft_core::{RaftCore, Recovered};
 use raft_log::{DataDir, Log, LogIdentity};
-use raft_proto::{ClusterId, GroupId, LogIndex};
+use raft_proto::{ClusterId, GroupId, LogIndex, LogPosition};
 use tokio::sync::watch;
 
 pub use self::applier::apply_batch;
@@ -113,6 +113,7 @@ impl Life {
             membership: core.membership().clone(),
         };
         greeter.set_membership(core.membership());
+        greeter.hand_out_to_all(transport.as_ref());
         let mut workers = Vec::new();
         let started = self.start_workers(log, machine, &mut workers);
         let outcome = match started {
@@ -154,6 +155,14 @@ impl Life {
         let boot = directory.boot();
         let open = move || Log::open(&directory, identity, options).map_err(Arc::new);
         let (log, found) = blocking(open).await?.map_err(FatalError::OpenLog)?;
+        // A formed node's log was created with the first entry. An empty one has lost votes and
+        // entries that this node answered for.
+        if found.last == LogPosition::ZERO && found.snapshot.is_none() {
+            return Err(FatalError::LostLog {
+                node: self.config.core.id,
+                cluster,
+            });
+        }
         if let Some(torn) = &found.dropped_torn {
             tracing::warn!(
                 node = self.config.core.id.0,

@@ -1,0 +1,277 @@
+//! The runtime whole: real threads, real files, three nodes on a network inside the process.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_core::Role;
+use raft_log::{DataDir, LogOptions, vfs::RealVfs};
+use raft_node::{
+    Applied, ApplyOn, FatalError, MemoryNetwork, NodeState, Parts, ProposeError, Raft, RaftConfig,
+    ReadConsistency, ReadError, StateMachine,
+};
+use raft_proto::NodeId;
+use tempfile::TempDir;
+
+/// Generous: it only ends a test that hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Remembers every command, in order, separated by a space.
+#[derive(Default)]
+struct Journal(Vec<u8>);
+
+impl StateMachine for Journal {
+    fn apply(&mut self, applied: Applied<'_>) -> Bytes {
+        self.0.extend_from_slice(applied.command);
+        self.0.push(b' ');
+        Bytes::copy_from_slice(applied.command)
+    }
+
+    fn query(&mut self, _query: &Bytes) -> Bytes {
+        Bytes::copy_from_slice(&self.0)
+    }
+}
+
+struct Group {
+    network: MemoryNetwork,
+    home: TempDir,
+    nodes: Vec<Raft>,
+}
+
+impl Group {
+    fn start(size: u64, apply_on: ApplyOn) -> Self {
+        let mut group = Self {
+            network: MemoryNetwork::new(),
+            home: tempfile::tempdir().unwrap(),
+            nodes: Vec::new(),
+        };
+        for id in 1..=size {
+            let node = group.start_node(id, size, apply_on);
+            group.nodes.push(node);
+        }
+        group
+    }
+
+    fn path(&self, id: u64) -> PathBuf {
+        self.home.path().join(id.to_string())
+    }
+
+    fn start_node(&self, id: u64, size: u64, apply_on: ApplyOn) -> Raft {
+        start_node(&self.network, &self.path(id), id, size, apply_on)
+    }
+
+    async fn running(&self) {
+        for node in &self.nodes {
+            let state = node
+                .wait_for(|s| matches!(s, NodeState::Running { .. }))
+                .await;
+            assert!(matches!(state, NodeState::Running { .. }), "{state:?}");
+        }
+    }
+
+    /// Proposes at whoever leads, until it is applied.
+    async fn write(&self, command: &'static str) {
+        for node in self.nodes.iter().cycle() {
+            match node.propose(Bytes::from_static(command.as_bytes())).await {
+                Ok(proposal) => {
+                    if let Ok(reply) = proposal.outcome().await {
+                        return assert_eq!(reply, command);
+                    }
+                }
+                Err(ProposeError::NotLeader { .. } | ProposeError::ShutDown) => {
+                    tokio::task::yield_now().await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    async fn leader(&self) -> usize {
+        loop {
+            for (at, node) in self.nodes.iter().enumerate() {
+                let status = node.status().await;
+                if status.is_some_and(|status| status.role == Role::Leader) {
+                    return at;
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn journal(&self, at: usize) -> Bytes {
+        loop {
+            let read = self.nodes[at].read(Bytes::new(), ReadConsistency::Linearizable);
+            match read.await {
+                Ok(answer) => return answer,
+                Err(ReadError::NotConfirmed { .. } | ReadError::TimedOut) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    async fn stop(self) {
+        for node in self.nodes {
+            node.shutdown().await.unwrap();
+        }
+    }
+}
+
+fn start_node(network: &MemoryNetwork, path: &Path, id: u64, size: u64, apply_on: ApplyOn) -> Raft {
+    let voters = (1..=size).map(|id| (NodeId(id), format!("n{id}:1")));
+    let mut config = RaftConfig::new(NodeId(id), voters.collect());
+    config.log = LogOptions::small();
+    config.apply_on = apply_on;
+    let parts = Parts {
+        directory: DataDir::open(RealVfs::shared(), path, NodeId(id)).unwrap(),
+        machine: Box::<Journal>::default(),
+        transport: network.transport(NodeId(id)),
+    };
+    Raft::start(config, parts).unwrap()
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let ended = runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await });
+    ended.expect("the test hangs");
+}
+
+#[test]
+fn every_node_applies_every_command_in_order() {
+    for apply_on in [ApplyOn::OwnThread, ApplyOn::NodeThread] {
+        run(async {
+            let group = Group::start(3, apply_on);
+            group.running().await;
+            for command in ["a", "b", "c"] {
+                group.write(command).await;
+            }
+            for at in 0..3 {
+                assert_eq!(group.journal(at).await, "a b c ");
+            }
+            group.stop().await;
+        });
+    }
+}
+
+#[test]
+fn a_restarted_node_has_everything_again() {
+    run(async {
+        let mut group = Group::start(3, ApplyOn::OwnThread);
+        group.running().await;
+        group.write("before").await;
+        for at in 0..3 {
+            group.nodes[at].shutdown().await.unwrap();
+            group.nodes[at] = group.start_node(at as u64 + 1, 3, ApplyOn::OwnThread);
+        }
+        group.write("after").await;
+        for at in 0..3 {
+            assert_eq!(group.journal(at).await, "before after ");
+        }
+        group.stop().await;
+    });
+}
+
+#[test]
+fn the_others_go_on_without_their_leader_and_it_catches_up() {
+    run(async {
+        let group = Group::start(3, ApplyOn::OwnThread);
+        group.running().await;
+        group.write("one").await;
+        let old = group.leader().await;
+        group.network.isolate(NodeId(old as u64 + 1));
+        let rest = Group {
+            network: group.network.clone(),
+            home: tempfile::tempdir().unwrap(),
+            nodes: (0..3)
+                .filter(|at| *at != old)
+                .map(|at| group.nodes[at].clone())
+                .collect(),
+        };
+        rest.write("two").await;
+        group.network.heal();
+        assert_eq!(group.journal(old).await, "one two ");
+        group.stop().await;
+    });
+}
+
+#[test]
+fn leadership_moves_on_request() {
+    run(async {
+        let group = Group::start(3, ApplyOn::OwnThread);
+        group.running().await;
+        group.write("one").await;
+        let old = group.leader().await;
+        let next = NodeId((old as u64 + 1) % 3 + 1);
+        group.nodes[old].transfer_leadership(next).await.unwrap();
+        assert_eq!(group.leader().await as u64 + 1, next.0);
+        group.write("two").await;
+        group.stop().await;
+    });
+}
+
+#[test]
+fn a_stopped_node_says_so_and_frees_its_directory() {
+    run(async {
+        let group = Group::start(1, ApplyOn::OwnThread);
+        group.running().await;
+        group.write("only").await;
+        let node = group.nodes[0].clone();
+        node.shutdown().await.unwrap();
+        let refused = node.propose("late".into()).await;
+        assert_eq!(refused.unwrap_err(), ProposeError::ShutDown);
+        let read = node.read(Bytes::new(), ReadConsistency::Local).await;
+        assert_eq!(read.unwrap_err(), ReadError::ShutDown);
+        assert!(node.status().await.is_none());
+        assert!(matches!(node.state(), NodeState::Stopped(None)));
+        DataDir::open(RealVfs::shared(), &group.path(1), NodeId(1)).unwrap();
+    });
+}
+
+#[test]
+fn a_command_that_is_too_large_is_refused_with_the_limit() {
+    run(async {
+        let group = Group::start(1, ApplyOn::OwnThread);
+        group.running().await;
+        group.write("small").await;
+        let limit = RaftConfig::new(NodeId(1), Vec::new())
+            .limits
+            .max_command_bytes;
+        let refused = group.nodes[0].propose(vec![0; limit + 1].into()).await;
+        let bytes = limit + 1;
+        assert_eq!(
+            refused.unwrap_err(),
+            ProposeError::TooLarge { bytes, limit }
+        );
+        group.stop().await;
+    });
+}
+
+#[test]
+fn a_member_whose_log_is_gone_does_not_start_empty() {
+    run(async {
+        let group = Group::start(1, ApplyOn::OwnThread);
+        group.running().await;
+        group.write("precious").await;
+        group.nodes[0].shutdown().await.unwrap();
+        let mut removed = 0;
+        for file in std::fs::read_dir(group.path(1).join("log-0")).unwrap() {
+            let path = file.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "wal") {
+                std::fs::remove_file(path).unwrap();
+                removed += 1;
+            }
+        }
+        assert!(removed > 0, "there were segments to lose");
+        let node = group.start_node(1, 1, ApplyOn::OwnThread);
+        let state = node.wait_for(|_| false).await;
+        let NodeState::Stopped(Some(error)) = state else {
+            panic!("{state:?}");
+        };
+        assert!(
+            matches!(error, FatalError::LostLog { .. } | FatalError::OpenLog(_)),
+            "{error}"
+        );
+    });
+}
