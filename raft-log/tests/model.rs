@@ -48,6 +48,37 @@ proptest! {
     }
 
     #[test]
+    fn a_random_history_survives_crash_after_crash(
+        lives in prop::collection::vec(
+            (prop::collection::vec(step(), 1..12), 0..80u64, 0..3u8, 0..256u64),
+            1..6,
+        ),
+        seed in 1..u64::MAX,
+    ) {
+        let mut pair = Pair::new(&MemVfs::new(seed), LogOptions::small());
+        pair.reopen().unwrap();
+        let mut choices = Choices(seed);
+        for (history, cut, end, share) in lives {
+            match end {
+                // A failed sync, whose pages the kernel takes for clean.
+                0 => pair.vfs.fail_syncs_from(cut / 4 + 1),
+                _ => pair.vfs.stop_after(cut),
+            }
+            let _ = history.iter().try_for_each(|step| pair.run(step));
+            pair.log = None;
+            pair.dir = None;
+            pair.vfs.resume();
+            let disk = if end == 1 {
+                // Only the process dies; the page cache stays.
+                pair.vfs.clone()
+            } else {
+                pair.vfs.crash(&mut |_| choices.next() >> 56 <= share)
+            };
+            pair.recover(&disk);
+        }
+    }
+
+    #[test]
     fn random_bytes_never_panic_the_open(
         at in 0..65_536u64,
         garbage in prop::collection::vec(any::<u8>(), 1..600),

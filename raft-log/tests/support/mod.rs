@@ -169,6 +169,25 @@ impl Pair {
         Ok(())
     }
 
+    /// Opens what a crash has left on `disk`, checks that it may be left, and goes on from there.
+    pub(crate) fn recover(&mut self, disk: &MemVfs) {
+        self.log = None;
+        self.dir = None;
+        self.vfs = disk.clone();
+        let (dir, log, recovered) = open_with(&self.vfs, self.options).unwrap();
+        let found = Model::of_log(&log, &recovered);
+        assert!(
+            self.wanted.may_leave(&self.synced, &found),
+            "found {found:?}, not {:?} or {:?}",
+            self.synced,
+            self.wanted
+        );
+        self.synced = found.clone();
+        self.wanted = found;
+        self.dir = Some(dir);
+        self.log = Some(log);
+    }
+
     pub(crate) fn run(&mut self, step: &Step) -> Result<(), Stopped> {
         let write = match *step {
             Step::Reopen => return self.reopen(),
