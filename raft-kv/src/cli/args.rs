@@ -265,6 +265,10 @@ pub(super) struct BenchArgs {
     /// Connections to the leader, shared by the clients.
     #[arg(long, env = "RAFT_KV_BENCH_CONNECTIONS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(super) connections: u32,
+    /// Write without sessions: a write whose connection breaks then counts as an error, because
+    /// nobody knows whether it was carried out.
+    #[arg(long, env = "RAFT_KV_BENCH_ONE_SHOT")]
+    pub(super) one_shot: bool,
 }
 
 /// A kind of load.

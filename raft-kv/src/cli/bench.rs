@@ -15,7 +15,7 @@ use super::args::{BenchArgs, Common, Format, Load};
 use super::data::client;
 use super::error::CliError;
 use super::output::{print_json, print_line};
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, Session};
 use crate::limits;
 
 /// Longest latency that is told apart, in nanoseconds: ten minutes.
@@ -23,9 +23,15 @@ const LATENCY_NS_MAX: u64 = 600_000_000_000;
 /// Values are slices of this much random data, each at another offset, in bytes beyond their size.
 const VALUE_VARIETY_BYTES: usize = 4096;
 
+/// Clients that share a session: fewer than may write under it at a time, so that a slow write
+/// does not hold up the others.
+const CLIENTS_PER_SESSION: u64 = 256;
+
 /// What all clients of a run share; they run on one thread.
 struct Run {
     client: Client,
+    /// Sessions to write under; none if writes are one-shot.
+    sessions: Vec<Session>,
     load: Load,
     total: u64,
     key_space: u64,
@@ -48,7 +54,9 @@ pub(super) async fn run(common: &Common, args: &BenchArgs) -> Result<(), CliErro
     client.prefer_leader().await?;
     let latency_ns = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3)
         .map_err(|error| CliError::Failed(format!("cannot make a histogram: {error}")))?;
+    let clients = u64::from(args.clients).min(args.total);
     let run = Rc::new(Run {
+        sessions: sessions(&client, args, clients).await?,
         client,
         load: args.load,
         total: args.total,
@@ -64,9 +72,9 @@ pub(super) async fn run(common: &Common, args: &BenchArgs) -> Result<(), CliErro
     });
     let began = Instant::now();
     let tasks = LocalSet::new();
-    for _ in 0..u64::from(args.clients).min(args.total) {
+    for number in 0..clients {
         let run = Rc::clone(&run);
-        tasks.spawn_local(async move { run.one_client().await });
+        tasks.spawn_local(async move { run.one_client(number).await });
     }
     let bar = progress_bar(args.total);
     let shown = Rc::clone(&run);
@@ -85,7 +93,8 @@ pub(super) async fn run(common: &Common, args: &BenchArgs) -> Result<(), CliErro
 
 impl Run {
     /// Makes requests one after the other until there are enough of all clients together.
-    async fn one_client(&self) {
+    async fn one_client(&self, client: u64) {
+        let session = self.sessions.get((client / CLIENTS_PER_SESSION) as usize);
         loop {
             let number = self.started.get();
             if number >= self.total {
@@ -93,7 +102,7 @@ impl Run {
             }
             self.started.set(number + 1);
             let began = Instant::now();
-            let outcome = self.request(scatter(number)).await;
+            let outcome = self.request(session, scatter(number)).await;
             let ended = Instant::now();
             self.last_end.set(ended);
             match outcome {
@@ -113,13 +122,16 @@ impl Run {
         }
     }
 
-    async fn request(&self, random: u64) -> Result<(), ClientError> {
+    async fn request(&self, session: Option<&Session>, random: u64) -> Result<(), ClientError> {
         let key = format!("bench/{:012}", random % self.key_space);
         match self.load {
             Load::Put => {
                 let offset = (random >> 32) as usize % VALUE_VARIETY_BYTES;
                 let value = self.data.slice(offset..offset + self.value_size);
-                self.client.put(key, value).await.map(drop)
+                match session {
+                    Some(session) => session.put(key, value).await.map(drop),
+                    None => self.client.put(key, value).await.map(drop),
+                }
             }
             Load::Get => self.client.get(key.as_bytes()).await.map(drop),
         }
@@ -128,6 +140,21 @@ impl Run {
     fn finished(&self) -> u64 {
         self.done.get() + self.errors.get()
     }
+}
+
+/// Sessions for the clients of a run, unless they only read or write without.
+async fn sessions(
+    client: &Client,
+    args: &BenchArgs,
+    clients: u64,
+) -> Result<Vec<Session>, ClientError> {
+    let mut sessions = Vec::new();
+    if args.load == Load::Put && !args.one_shot {
+        for _ in 0..clients.div_ceil(CLIENTS_PER_SESSION) {
+            sessions.push(client.session().await?);
+        }
+    }
+    Ok(sessions)
 }
 
 fn report(common: &Common, run: &Run, seconds: f64) -> Result<(), CliError> {

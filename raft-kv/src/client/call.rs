@@ -93,6 +93,15 @@ pub enum Problem {
     SessionExpired,
 }
 
+/// How long an attempt may take, both from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Without a sign that the server makes progress.
+    pub attempt: Duration,
+    /// Whatever happens: then the call is out of time.
+    pub deadline: Duration,
+}
+
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attempt<T> {
@@ -177,16 +186,17 @@ impl Call {
 
     /// How long the next attempt may take, `elapsed` after the call started.
     #[must_use]
-    pub fn attempt_timeout(&self, elapsed: Duration) -> Duration {
-        let left = self.policy.deadline.saturating_sub(elapsed);
-        match self.repetition {
+    pub fn bounds(&self, elapsed: Duration) -> Bounds {
+        let deadline = self.policy.deadline.saturating_sub(elapsed);
+        let attempt = match self.repetition {
             // Giving up early would only make the outcome unknown.
-            Repetition::Forbidden => left,
+            Repetition::Forbidden => deadline,
             Repetition::Harmless | Repetition::CountedOnce => {
                 let factor = 1u32 << self.attempts.min(8);
-                left.min(self.policy.first_attempt.saturating_mul(factor))
+                deadline.min(self.policy.first_attempt.saturating_mul(factor))
             }
-        }
+        };
+        Bounds { attempt, deadline }
     }
 
     /// Decides what follows an attempt that ended `elapsed` after the call started.
@@ -388,14 +398,15 @@ mod tests {
     #[test]
     fn attempts_of_repeatable_calls_are_short_at_first() {
         let mut read = call(Repetition::Harmless);
-        let first = read.attempt_timeout(NOW);
+        let first = read.bounds(NOW).attempt;
         assert_eq!(first, CallPolicy::default().first_attempt);
         read.next(lost(), NOW);
-        assert_eq!(read.attempt_timeout(NOW), first * 2);
+        assert_eq!(read.bounds(NOW).attempt, first * 2);
         let late = Duration::from_millis(4_900);
-        assert_eq!(read.attempt_timeout(late), Duration::from_millis(100));
+        assert_eq!(read.bounds(late).attempt, Duration::from_millis(100));
+        assert_eq!(read.bounds(NOW).deadline, Duration::from_secs(5));
         let one_shot = call(Repetition::Forbidden);
-        assert_eq!(one_shot.attempt_timeout(NOW), Duration::from_secs(5));
+        assert_eq!(one_shot.bounds(NOW).attempt, Duration::from_secs(5));
     }
 
     #[test]

@@ -23,6 +23,7 @@
 
 pub mod call;
 mod error;
+mod exchange;
 mod pool;
 mod request;
 pub mod route;
@@ -35,13 +36,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raft_net::TlsIdentity;
-use raft_net::client::{ClientEndpoint, ClientOptions, RequestError, Response, Sent};
+use raft_net::client::{ClientEndpoint, ClientOptions};
 use raft_proto::NodeId;
 use tokio::task::JoinSet;
 
-use self::call::{Attempt, Call, CallPolicy, Next, Problem, Repetition};
+use self::call::{Attempt, Bounds, Call, CallPolicy, Next, Problem, Repetition};
 pub use self::error::ClientError;
-use self::pool::{Connected, Pool};
+use self::exchange::{Answer, exchange};
+use self::pool::Pool;
 use self::request::Request;
 pub use self::request::Write;
 pub use self::session::Session;
@@ -49,8 +51,7 @@ use crate::command::Query;
 use crate::limits::{MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, SESSION_TTL_MS_DEFAULT};
 use crate::operation::{KeyRange, RangeQuery};
 use crate::protocol::{
-    self, NodeStatus, Redirect, RegisterRequest, RequestKind, ResponseKind, ServerRefusal,
-    TransferRequest,
+    self, NodeStatus, RegisterRequest, RequestKind, ResponseKind, ServerRefusal, TransferRequest,
 };
 use crate::reply::{KeyValue, RangeReply, Reply, WriteReply};
 
@@ -110,9 +111,6 @@ struct Inner {
     /// Grows with every call, for the jitter of its pauses.
     seed: AtomicU64,
 }
-
-/// What a server answered: the kind and the body.
-type Answer = (ResponseKind, Bytes);
 
 impl Client {
     /// Makes a client. Connects only when needed. Must be called within a tokio runtime.
@@ -261,8 +259,8 @@ impl Client {
         let mut call = self.new_call(Repetition::Harmless);
         let started = Instant::now();
         loop {
-            let bound = call.attempt_timeout(started.elapsed());
-            let attempt = self.ask_status(address, bound).await;
+            let bounds = call.bounds(started.elapsed());
+            let attempt = self.ask_status(address, bounds).await;
             match call.next(attempt, started.elapsed()) {
                 Next::Done(answer) => return status_of(answer?),
                 Next::Retry { after } => tokio::time::sleep(after).await,
@@ -279,8 +277,8 @@ impl Client {
         let mut call = self.new_call(Repetition::Harmless);
         let started = Instant::now();
         loop {
-            let bound = call.attempt_timeout(started.elapsed());
-            if let Some((address, status)) = self.find_leader(bound).await {
+            let bounds = call.bounds(started.elapsed());
+            if let Some((address, status)) = self.find_leader(bounds).await {
                 self.inner.pool.prefer(&address);
                 return Ok(status);
             }
@@ -294,12 +292,12 @@ impl Client {
     }
 
     /// Asks everybody once, until somebody says that it leads.
-    async fn find_leader(&self, bound: Duration) -> Option<(String, NodeStatus)> {
+    async fn find_leader(&self, bounds: Bounds) -> Option<(String, NodeStatus)> {
         let mut asked = JoinSet::new();
         for address in self.inner.pool.addresses() {
             let client = self.clone();
             asked.spawn(async move {
-                let attempt = client.ask_status(&address, bound).await;
+                let attempt = client.ask_status(&address, bounds).await;
                 (address, attempt)
             });
         }
@@ -314,10 +312,10 @@ impl Client {
         None
     }
 
-    async fn ask_status(&self, address: &str, bound: Duration) -> Attempt<Answer> {
+    async fn ask_status(&self, address: &str, bounds: Bounds) -> Attempt<Answer> {
         let request = Request::empty(RequestKind::Status);
-        match self.inner.pool.connect_to(address, bound).await {
-            Ok(connected) => self.send(&connected, &request, bound).await,
+        match self.inner.pool.connect_to(address, bounds.attempt).await {
+            Ok(connected) => exchange(&connected, &request, bounds).await,
             Err(error) if error::is_permanent(&error) => {
                 Attempt::NotDone(Problem::Incompatible(error.to_string()))
             }
@@ -343,8 +341,8 @@ impl Client {
         let mut call = self.new_call(repetition);
         let started = Instant::now();
         loop {
-            let bound = call.attempt_timeout(started.elapsed());
-            let attempt = self.attempt(request, bound).await;
+            let bounds = call.bounds(started.elapsed());
+            let attempt = self.attempt(request, bounds).await;
             match call.next(attempt, started.elapsed()) {
                 Next::Done(answer) => return Ok(answer?),
                 Next::Retry { after } if after.is_zero() => {}
@@ -353,15 +351,15 @@ impl Client {
         }
     }
 
-    async fn attempt(&self, request: &Request, bound: Duration) -> Attempt<Answer> {
+    async fn attempt(&self, request: &Request, bounds: Bounds) -> Attempt<Answer> {
         let pool = &self.inner.pool;
         // A connection takes two round trips; whoever needs longer is not the first to ask.
-        let connect_bound = bound.min(self.inner.policy.first_attempt);
+        let connect_bound = bounds.attempt.min(self.inner.policy.first_attempt);
         let connected = match pool.connect(connect_bound).await {
             Ok(connected) => connected,
             Err(failed) => return failed,
         };
-        let attempt = self.send(&connected, request, bound).await;
+        let attempt = exchange(&connected, request, bounds).await;
         let address = &connected.address;
         match &attempt {
             Attempt::Redirected { redirect, .. } => pool.redirected(address, redirect),
@@ -370,25 +368,6 @@ impl Client {
             Attempt::NotDone(_) | Attempt::Answered(_) => {}
         }
         attempt
-    }
-
-    async fn send(
-        &self,
-        connected: &Connected,
-        request: &Request,
-        bound: Duration,
-    ) -> Attempt<Answer> {
-        let Connected {
-            address,
-            connection,
-        } = connected;
-        let payload = request.payload.clone();
-        let asked = connection.request(request.kind as u8, &request.head, payload);
-        match tokio::time::timeout(bound, asked).await {
-            Err(_) => Attempt::Unsure(Problem::NoAnswer(address.to_string())),
-            Ok(Err(error)) => request_failed(address, &error),
-            Ok(Ok(response)) => attempt_of(address, response),
-        }
     }
 }
 
@@ -409,57 +388,6 @@ const fn leaves(refusal: &ServerRefusal) -> bool {
         | ServerRefusal::UnsupportedVersion { .. }
         | ServerRefusal::Malformed
         | ServerRefusal::NotTransferred { .. } => false,
-    }
-}
-
-fn request_failed(address: &str, error: &RequestError) -> Attempt<Answer> {
-    match error {
-        RequestError::Disconnected {
-            sent: Sent::Maybe,
-            reason,
-        } => Attempt::Unsure(Problem::Lost {
-            address: address.to_owned(),
-            reason: reason.to_string(),
-        }),
-        RequestError::Disconnected { sent: Sent::No, .. } | RequestError::QueueFull => {
-            Attempt::NotDone(Problem::NotSent(error.to_string()))
-        }
-        RequestError::TooLarge { found, limit } => {
-            Attempt::NotDone(Problem::Refused(ServerRefusal::TooLarge {
-                bytes: *found as u64,
-                limit: *limit as u64,
-            }))
-        }
-    }
-}
-
-fn attempt_of(address: &str, response: Response) -> Attempt<Answer> {
-    // A body that cannot be read says nothing about what was done.
-    let unsure = |reason: String| {
-        Attempt::Unsure(Problem::Lost {
-            address: address.to_owned(),
-            reason,
-        })
-    };
-    let Some(kind) = ResponseKind::from_number(response.kind) else {
-        return unsure(format!("response of unknown kind {}", response.kind));
-    };
-    match kind {
-        ResponseKind::Answer | ResponseKind::Status | ResponseKind::Done => {
-            Attempt::Answered((kind, response.body))
-        }
-        ResponseKind::Redirect => match protocol::from_body::<Redirect>(&response.body) {
-            Ok(redirect) => Attempt::Redirected {
-                from: address.to_owned(),
-                redirect,
-            },
-            Err(error) => unsure(error.to_string()),
-        },
-        ResponseKind::Refused => match protocol::from_body::<ServerRefusal>(&response.body) {
-            Ok(refusal) => Attempt::NotDone(Problem::Refused(refusal)),
-            Err(error) => unsure(error.to_string()),
-        },
-        ResponseKind::Unknown => Attempt::Unsure(Problem::ServerUnsure),
     }
 }
 

@@ -2,7 +2,7 @@
 //! when lost.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,36 @@ const HEAD_START: Duration = Duration::from_millis(50);
 pub(super) struct Connected {
     pub(super) address: Arc<str>,
     pub(super) connection: ClientConnection,
+    pub(super) activity: Arc<Activity>,
+}
+
+/// When a connection last brought an answer that took a quorum.
+pub(super) struct Activity {
+    origin: tokio::time::Instant,
+    /// Nanoseconds after `origin`.
+    last_ns: AtomicU64,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self {
+            origin: tokio::time::Instant::now(),
+            last_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// Such an answer has come.
+    pub(super) fn note(&self) {
+        // A u64 of nanoseconds lasts for centuries.
+        let now = self.origin.elapsed().as_nanos() as u64;
+        self.last_ns.fetch_max(now, Ordering::Relaxed);
+    }
+
+    /// Whether one has come after this moment.
+    pub(super) fn since(&self, moment: tokio::time::Instant) -> bool {
+        let last = Duration::from_nanos(self.last_ns.load(Ordering::Relaxed));
+        self.origin + last > moment
+    }
 }
 
 /// All connections of a client.
@@ -42,6 +72,7 @@ struct Peer {
     address: Arc<str>,
     slots: Vec<Slot>,
     next: AtomicUsize,
+    activity: Arc<Activity>,
 }
 
 #[derive(Default)]
@@ -184,6 +215,7 @@ impl State {
             address: address.into(),
             slots: (0..connections).map(|_| Slot::default()).collect(),
             next: AtomicUsize::new(0),
+            activity: Arc::new(Activity::new()),
         });
         self.peers.insert(address.to_owned(), Arc::clone(&peer));
         peer
@@ -195,6 +227,7 @@ impl Peer {
         Connected {
             address: Arc::clone(&self.address),
             connection,
+            activity: Arc::clone(&self.activity),
         }
     }
 
