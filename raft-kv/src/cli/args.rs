@@ -84,6 +84,8 @@ pub(super) enum Command {
     Status,
     /// Hand leadership to another node.
     Transfer(TransferArgs),
+    /// Look into a data directory's log, without changing it.
+    Log(LogArgs),
     /// Put the cluster under load and measure.
     Bench(BenchArgs),
 }
@@ -244,6 +246,26 @@ pub(super) struct ExpectedArgs {
 pub(super) struct TransferArgs {
     /// The id of the next leader.
     pub(super) id: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogArgs {
+    #[command(subcommand)]
+    pub(super) command: LogCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LogCommand {
+    /// Print what the log holds.
+    Dump {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// Check everything the log holds.
+    Verify {
+        /// The data directory.
+        dir: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ mod cert;
 mod data;
 mod dev;
 mod error;
+mod log;
 mod output;
 mod serve;
 mod status;
@@ -42,6 +43,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Dev(args) => dev::run(&args),
         Command::Cert(args) => cert::run(&args),
         Command::Server(args) => serve::run(&common, args),
+        Command::Log(args) => log::run(&common, &args),
         Command::Put(args) => block_on(data::put(&common, args)),
         Command::Get(args) => block_on(data::get(&common, args)),
         Command::Del(args) => block_on(data::delete(&common, args)),

@@ -1,7 +1,5 @@
 //! One request and its answer on one connection, with the patience that the connection deserves.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use raft_net::client::{RequestError, Response, Sent};
 use tokio::time::Instant;
