@@ -138,6 +138,13 @@ impl LogOptions {
         self.segment_bytes / 4
     }
 
+    /// Size of the segment that an open starts if it copies little, in bytes: an eighth, so that a
+    /// start does not wait for the zeros of a whole one.
+    pub(crate) fn opening_segment_bytes(&self) -> u64 {
+        let eighth = (self.segment_bytes / 8).next_multiple_of(BLOCK_BYTES as u64);
+        eighth.max(MIN_SEGMENT_BYTES)
+    }
+
     /// Up to how many bytes of live batches the newest segment is copied whole at open, so that
     /// restarts do not pile up nearly empty segments.
     pub(crate) const fn copy_whole_bytes(&self) -> u64 {

@@ -111,7 +111,7 @@ impl Plan {
             state,
             entries,
             limits,
-            segment_bytes: options.segment_bytes,
+            segment_bytes: options.opening_segment_bytes(),
             older: cut.older,
         }
     }
@@ -224,7 +224,7 @@ impl Plan {
         Ok((offsets, tail))
     }
 
-    /// The configured size, or more if the preamble and the copy would take over half of it.
+    /// The size of an opening segment, or more if the preamble and the copy would take over half of it.
     fn size(&self) -> u64 {
         let mut blocks = 0;
         let mut rest = self.entries.as_slice();
