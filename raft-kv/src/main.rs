@@ -1,4 +1,5 @@
 //! The `raft-kv` program; everything is in the library.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

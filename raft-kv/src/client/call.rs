@@ -93,9 +93,11 @@ pub enum Problem {
     SessionExpired,
 }
 
-/// How long an attempt may take, both from now on.
+/// How long parts of an attempt may take, all from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
+    /// To get a connection.
+    pub connect: Duration,
     /// Without a sign that the server makes progress.
     pub attempt: Duration,
     /// Whatever happens: then the call is out of time.
@@ -188,15 +190,18 @@ impl Call {
     #[must_use]
     pub fn bounds(&self, elapsed: Duration) -> Bounds {
         let deadline = self.policy.deadline.saturating_sub(elapsed);
+        let factor = 1u32 << self.attempts.min(8);
+        let connect = deadline.min(self.policy.first_attempt.saturating_mul(factor));
         let attempt = match self.repetition {
             // Giving up early would only make the outcome unknown.
             Repetition::Forbidden => deadline,
-            Repetition::Harmless | Repetition::CountedOnce => {
-                let factor = 1u32 << self.attempts.min(8);
-                deadline.min(self.policy.first_attempt.saturating_mul(factor))
-            }
+            Repetition::Harmless | Repetition::CountedOnce => connect,
         };
-        Bounds { attempt, deadline }
+        Bounds {
+            connect,
+            attempt,
+            deadline,
+        }
     }
 
     /// Decides what follows an attempt that ended `elapsed` after the call started.
@@ -406,6 +411,7 @@ mod tests {
         assert_eq!(read.bounds(late).attempt, Duration::from_millis(100));
         assert_eq!(read.bounds(NOW).deadline, Duration::from_secs(5));
         let one_shot = call(Repetition::Forbidden);
+        assert_eq!(one_shot.bounds(NOW).connect, first);
         assert_eq!(one_shot.bounds(NOW).attempt, Duration::from_secs(5));
     }
 

@@ -314,7 +314,7 @@ impl Client {
 
     async fn ask_status(&self, address: &str, bounds: Bounds) -> Attempt<Answer> {
         let request = Request::empty(RequestKind::Status);
-        match self.inner.pool.connect_to(address, bounds.attempt).await {
+        match self.inner.pool.connect_to(address, bounds.connect).await {
             Ok(connected) => exchange(&connected, &request, bounds).await,
             Err(error) if error::is_permanent(&error) => {
                 Attempt::NotDone(Problem::Incompatible(error.to_string()))
@@ -353,9 +353,7 @@ impl Client {
 
     async fn attempt(&self, request: &Request, bounds: Bounds) -> Attempt<Answer> {
         let pool = &self.inner.pool;
-        // A connection takes two round trips; whoever needs longer is not the first to ask.
-        let connect_bound = bounds.attempt.min(self.inner.policy.first_attempt);
-        let connected = match pool.connect(connect_bound).await {
+        let connected = match pool.connect(bounds.connect).await {
             Ok(connected) => connected,
             Err(failed) => return failed,
         };
