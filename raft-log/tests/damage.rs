@@ -169,7 +169,7 @@ fn an_idle_logs_last_batch_is_vouched_for_by_an_empty_one() {
         log.vouch_if_idle().unwrap();
         assert!(!log.needs_vouching());
     }
-    // Segment 2 holds the copy of entries 1 to 4 in one batch, then entry 5, then the empty batch.
+    // Segment 2 holds the copy of entry 4, then entry 5, then the empty batch.
     let content = vfs.read_file(&segment_path(2)).unwrap();
     let fifth = (BLOCK..).step_by(4096).find(|at| {
         let payload = [5; 512];
@@ -182,6 +182,18 @@ fn an_idle_logs_last_batch_is_vouched_for_by_an_empty_one() {
         .unwrap();
     let found = damage(&vfs);
     assert_eq!((found.first, found.last), (LogIndex(5), Some(LogIndex(5))));
+}
+
+#[test]
+fn a_copied_batch_counts_as_vouched() {
+    let vfs = three_batches();
+    drop(open(&vfs).unwrap());
+    // Segment 2 holds one batch, the copy of entry 4; nothing was written after it.
+    vfs.corrupt(&segment_path(2), BLOCK + 512, &[0; 512])
+        .unwrap();
+    let found = damage(&vfs);
+    assert_eq!((found.first, found.last), (LogIndex(4), Some(LogIndex(4))));
+    assert!(matches!(found.kind, DamageKind::Suspect(_)));
 }
 
 #[test]

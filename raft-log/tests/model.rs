@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 use raft_log::LogOptions;
+use raft_log::inspect::{Detail, survey};
 use raft_log::vfs::MemVfs;
 
 mod support;
@@ -93,6 +94,8 @@ proptest! {
         pair.dir = None;
         let garbage = &garbage[..garbage.len().min(65_536 - at as usize)];
         pair.vfs.corrupt(&support::segment_path(1), at, garbage).unwrap();
+        let seen = survey(&pair.vfs, support::DIRECTORY.as_ref(), Detail::Records).unwrap();
+        prop_assert!(!seen.to_string().is_empty());
         if let Ok((_dir, log, recovered)) = open(&pair.vfs) {
             let found = Model::of_log(&log, &recovered);
             prop_assert!(pair.synced.entries.starts_with(&found.entries));

@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::path::Path;
 
-use goldenscript::{Command, Context};
+use goldenscript::{ArgumentConsumer, Command, Context};
 use raft_log::inspect::{Detail, survey};
 use raft_log::vfs::MemVfs;
 use raft_log::{DamageKind, LogOptions, OpenError};
@@ -117,89 +117,81 @@ impl goldenscript::Runner for Runner {
 
     fn run(&mut self, command: &Command, _: &Context) -> Result<String, Box<dyn Error>> {
         let mut args = command.consume_args();
-        let step = match command.name.as_str() {
-            "open" => None,
-            "crash" | "dump" => None,
-            "zero" | "rot" => {
-                let segment = args.next_pos().ok_or("which segment?")?.parse()?;
-                let offset: u64 = args
-                    .take_key("at")
-                    .map(str::parse)
-                    .transpose()?
-                    .ok_or("where?")?;
-                let bytes: usize = args
-                    .take_key("bytes")
-                    .map(str::parse)
-                    .transpose()?
-                    .unwrap_or(512);
-                let fill = if command.name == "zero" { 0 } else { 0xab };
-                self.tampered = true;
-                self.pair
-                    .vfs
-                    .corrupt(&segment_path(segment), offset, &vec![fill; bytes])?;
-                None
-            }
-            "append" | "stage" => {
-                let count = args.next_pos().ok_or("how many?")?.parse()?;
-                let bytes = args
-                    .take_key("bytes")
-                    .map(str::parse)
-                    .transpose()?
-                    .unwrap_or(100);
-                Some(if command.name == "append" {
-                    Step::Append { count, bytes }
-                } else {
-                    Step::Stage { count, bytes }
-                })
-            }
-            "replace" => Some(Step::Replace {
-                removed: args.next_pos().ok_or("how many?")?.parse()?,
-            }),
-            "truncate" => Some(Step::Truncate {
-                removed: args.next_pos().ok_or("how many?")?.parse()?,
-            }),
-            "compact" => Some(Step::Compact {
-                left: args
-                    .take_key("leave")
-                    .map(str::parse)
-                    .transpose()?
-                    .unwrap_or(0),
-            }),
-            "install" => Some(Step::Install {
-                beyond: args
-                    .take_key("beyond")
-                    .map(str::parse)
-                    .transpose()?
-                    .unwrap_or(0),
-            }),
-            "vote" => Some(Step::Vote),
-            "vouch" => Some(Step::Vouch),
-            "members" => Some(Step::Members {
-                voters: args.next_pos().ok_or("how many?")?.parse()?,
-            }),
-            other => return Err(format!("unknown command {other}").into()),
-        };
-        let output = match (step, command.name.as_str()) {
-            (Some(step), _) => self.step(&step)?,
-            (None, "open") => self.open()?,
-            (None, "crash") => {
+        let output = match command.name.as_str() {
+            "open" => self.open()?,
+            "crash" => {
                 self.pair.log = None;
                 self.pair.dir = None;
                 self.pair.vfs = self.pair.vfs.crash(&mut |_| false);
                 String::new()
             }
-            (None, "dump") => {
-                let records = args.next_pos().is_some_and(|arg| arg == "records");
-                let detail = if records {
-                    Detail::Records
-                } else {
-                    Detail::Batches
+            "dump" => {
+                let detail = match args.next_pos() {
+                    Some("records") => Detail::Records,
+                    Some(other) => return Err(format!("unknown detail {other}").into()),
+                    None => Detail::Batches,
                 };
                 survey(&self.pair.vfs, DIRECTORY.as_ref(), detail)?.to_string()
             }
-            (None, _) => String::new(),
+            "zero" | "rot" => {
+                let segment = number(&mut args)?;
+                let offset = key(&mut args, "at")?.ok_or("where?")?;
+                let bytes = key(&mut args, "bytes")?.unwrap_or(512);
+                let fill = if command.name == "zero" { 0 } else { 0xab };
+                self.tampered = true;
+                let fill = vec![fill; bytes as usize];
+                self.pair
+                    .vfs
+                    .corrupt(&segment_path(segment), offset, &fill)?;
+                String::new()
+            }
+            name => {
+                let step = step(name, &mut args)?;
+                self.step(&step)?
+            }
         };
         args.reject_next()?;
         Ok(output)
     }
+}
+
+/// The step of this name.
+fn step(name: &str, args: &mut ArgumentConsumer<'_>) -> Result<Step, Box<dyn Error>> {
+    Ok(match name {
+        "append" | "stage" => {
+            let count = number(args)?;
+            let bytes = key(args, "bytes")?.unwrap_or(100) as usize;
+            if name == "append" {
+                Step::Append { count, bytes }
+            } else {
+                Step::Stage { count, bytes }
+            }
+        }
+        "replace" => Step::Replace {
+            removed: number(args)?,
+        },
+        "truncate" => Step::Truncate {
+            removed: number(args)?,
+        },
+        "members" => Step::Members {
+            voters: number(args)?,
+        },
+        "compact" => Step::Compact {
+            left: key(args, "leave")?.unwrap_or(0),
+        },
+        "install" => Step::Install {
+            beyond: key(args, "beyond")?.unwrap_or(0),
+        },
+        "vote" => Step::Vote,
+        "vouch" => Step::Vouch,
+        other => return Err(format!("unknown command {other}").into()),
+    })
+}
+
+fn number(args: &mut ArgumentConsumer<'_>) -> Result<u64, Box<dyn Error>> {
+    Ok(args.next_pos().ok_or("how many?")?.parse()?)
+}
+
+fn key(args: &mut ArgumentConsumer<'_>, name: &str) -> Result<Option<u64>, Box<dyn Error>> {
+    Ok(args.take_key(name).map(str::parse).transpose()?)
 }
