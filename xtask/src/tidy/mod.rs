@@ -115,5 +115,7 @@ fn problems(tree: &Tree) -> Vec<Problem> {
     links::check(tree, &mut problems);
     pages::check(tree, &mut problems);
     manifests::check(tree, &mut problems);
+    // A line may name what does not exist more than once.
+    problems.dedup();
     problems
 }
