@@ -1,5 +1,7 @@
 //! Checked-in bytes of every command and query, and what becomes of damaged ones.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn origin() -> Origin {
@@ -148,4 +150,51 @@ fn damaged_commands_are_refused() {
         Command::decode(&longer),
         Err(DecodeError::UnsupportedVersion { found: 2, .. })
     ));
+}
+
+/// Bytes that look like a message for a while: its version and some small numbers.
+fn almost_a_message() -> impl Strategy<Value = Vec<u8>> {
+    let byte = prop_oneof![3 => 0..4u8, 1 => any::<u8>()];
+    proptest::collection::vec(byte, 0..40).prop_map(|mut bytes| {
+        bytes.insert(0, 1);
+        bytes
+    })
+}
+
+proptest! {
+    /// Whatever arrives is read or refused, and what is read means the same when written again.
+    #[test]
+    fn arbitrary_bytes_are_read_or_refused(bytes in almost_a_message()) {
+        if let Ok(command) = Command::decode(&bytes) {
+            let again = command.encode().to_bytes();
+            prop_assert_eq!(Command::decode(&again), Ok(command));
+            prop_assert!(again.len() <= bytes.len());
+        }
+        if let Ok(query) = Query::decode(&bytes) {
+            let again = query.to_bytes();
+            prop_assert_eq!(Query::decode(&again), Ok(query));
+        }
+        let bytes = bytes::Bytes::from(bytes);
+        // Reading must end without a panic; what comes out is of no account.
+        let _ = crate::reply::Reply::from_bytes(&bytes);
+        let _ = crate::protocol::from_body::<crate::protocol::NodeStatus>(&bytes);
+        let _ = crate::protocol::from_body::<crate::protocol::ServerRefusal>(&bytes);
+        let _ = crate::protocol::from_body::<crate::protocol::Redirect>(&bytes);
+    }
+
+    /// A command whose bytes were changed in one place is read as something, or refused; never
+    /// with parts that lie outside of it.
+    #[test]
+    fn a_changed_byte_is_survived(at in 0..16usize, to in any::<u8>()) {
+        let put = Operation::Put { key: b"key", value: b"value" };
+        let command = Command::Write { origin: Some(origin()), operation: put };
+        let mut bytes = command.encode().to_bytes().to_vec();
+        let at = at % bytes.len();
+        bytes[at] = to;
+        if let Ok(Command::Write { operation: Operation::Put { key, value }, .. }) =
+            Command::decode(&bytes)
+        {
+            prop_assert!(key.len() + value.len() < bytes.len());
+        }
+    }
 }

@@ -263,6 +263,32 @@ async fn a_minority_neither_writes_nor_reads_but_answers_stale_reads() {
 }
 
 #[tokio::test]
+async fn a_write_whose_outcome_nobody_knows_has_its_own_exit_code() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let others: Vec<usize> = (1..=3).filter(|id| *id != leader).collect();
+    others
+        .iter()
+        .for_each(|id| cluster.signal(*id, Signal::STOP));
+    // The leader takes the write before it notices that nobody follows.
+    let mut put = cluster.command(&["put", "k", "v", "--timeout=1s"]);
+    let output = put.output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(
+        text(&output.stderr).contains("may or may not"),
+        "{output:?}"
+    );
+    others
+        .iter()
+        .for_each(|id| cluster.signal(*id, Signal::CONT));
+    let found = cluster.client().get(b"k").await.unwrap();
+    assert!(found.is_none_or(|pair| pair.value == "v"));
+    // Nor is anybody left who waits.
+    cluster.kill(leader);
+    cluster.client().put("k", "w").await.unwrap();
+}
+
+#[tokio::test]
 async fn an_orderly_shutdown_hands_over_and_keeps_everything() {
     let mut cluster = Cluster::start(3).await;
     let client = cluster.client();

@@ -95,6 +95,26 @@ async fn the_load_generator_counts_what_it_did() {
 }
 
 #[tokio::test]
+async fn a_node_alone_says_whom_it_waits_for_and_stops_when_asked() {
+    let mut cluster = Cluster::prepare(3);
+    cluster.start_server(1);
+    let client = cluster.client();
+    let status = client.status_of(&cluster.address(1)).await.unwrap();
+    assert_eq!((&status.role[..], status.id.0), ("forming", 1));
+    assert!(!status.waiting_for.is_empty(), "{status:?}");
+    let mut put = cluster.command(&["put", "k", "v", "--timeout=300ms"]);
+    let output = put
+        .args(["--endpoints", &cluster.address(1)])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("waits for"), "{said}");
+    cluster.signal(1, rustix::process::Signal::TERM);
+    assert!(cluster.wait_for_end(1).success());
+}
+
+#[tokio::test]
 async fn settings_come_from_the_environment_and_flags_win() {
     let cluster = Cluster::start(1).await;
     let mut put = program();
