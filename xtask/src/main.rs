@@ -1,6 +1,7 @@
-//! Chores of the workspace: `cargo xtask ci | test | demo | tidy`.
+//! Chores of the workspace: `cargo xtask ci | test | demo | bench | tidy`.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod ci;
 mod demo;
 mod steps;
@@ -31,6 +32,8 @@ enum Chore {
     },
     /// Three processes take real data, lose their leader by SIGKILL, and lose nothing
     Demo(demo::Options),
+    /// Throughput, latency, processor time and failover of three servers on this machine
+    Bench(bench::Options),
     /// Sizes of files and functions, headers, format pages in step with code, links, leftovers
     Tidy,
 }
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Chore::Ci => ci::run(),
         Chore::Test { release } => ci::test(release),
         Chore::Demo(options) => demo::run(&options),
+        Chore::Bench(options) => bench::run(&options),
         Chore::Tidy => tidy::run(),
     };
     match outcome {

@@ -15,7 +15,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(20);
 const SHOWN_LOG_LINES: usize = 20;
 
 /// Servers 1 to n; those that run are killed when dropped.
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     nodes: Vec<Node>,
 }
 
@@ -30,7 +30,7 @@ struct Node {
 }
 
 /// Ports on loopback that nobody uses, chosen by the operating system.
-pub(super) fn free_ports(count: u64) -> Result<Vec<u16>, String> {
+pub(crate) fn free_ports(count: u64) -> Result<Vec<u16>, String> {
     // All are held until the last is found, so that they differ.
     let bind = |_| UdpSocket::bind("127.0.0.1:0");
     let sockets: Result<Vec<_>, _> = (0..count).map(bind).collect();
@@ -42,12 +42,12 @@ pub(super) fn free_ports(count: u64) -> Result<Vec<u16>, String> {
 }
 
 /// Where a node keeps its data.
-pub(super) fn data_directory(directory: &Path, id: u64) -> PathBuf {
+pub(crate) fn data_directory(directory: &Path, id: u64) -> PathBuf {
     directory.join(format!("n{id}"))
 }
 
 impl Cluster {
-    pub(super) fn start(tool: &Tool, directory: &Path, ports: &[u16]) -> Result<Self, String> {
+    pub(crate) fn start(tool: &Tool, directory: &Path, ports: &[u16]) -> Result<Self, String> {
         let peers: Vec<String> = (1u64..)
             .zip(ports)
             .map(|(id, port)| format!("{id}=127.0.0.1:{port}"))
@@ -77,14 +77,20 @@ impl Cluster {
     }
 
     /// The endpoints of the nodes that run.
-    pub(super) fn endpoints(&self) -> Vec<String> {
+    pub(crate) fn endpoints(&self) -> Vec<String> {
         let running = self.nodes.iter().filter(|node| node.process.is_some());
         running.map(|node| node.endpoint.clone()).collect()
     }
 
+    /// The process ids of the nodes that run.
+    pub(crate) fn process_ids(&self) -> Vec<u32> {
+        let running = self.nodes.iter().filter_map(|node| node.process.as_ref());
+        running.map(Process::id).collect()
+    }
+
     /// # Errors
     /// A node that should run does not.
-    pub(super) fn must_be_alive(&mut self) -> Result<(), String> {
+    pub(crate) fn must_be_alive(&mut self) -> Result<(), String> {
         for node in &mut self.nodes {
             let ended = node
                 .process
@@ -104,7 +110,7 @@ impl Cluster {
     }
 
     /// Ends a node by SIGKILL.
-    pub(super) fn kill(&mut self, id: u64) -> Result<(), String> {
+    pub(crate) fn kill(&mut self, id: u64) -> Result<(), String> {
         match self.node(id)?.process.take() {
             Some(mut process) => process.kill(),
             None => Err(format!("n{id} is dead already")),
@@ -112,12 +118,12 @@ impl Cluster {
     }
 
     /// Starts a dead node with the command it was started with first.
-    pub(super) fn restart(&mut self, id: u64) -> Result<(), String> {
+    pub(crate) fn restart(&mut self, id: u64) -> Result<(), String> {
         self.node(id)?.start()
     }
 
     /// Stops every node by SIGTERM.
-    pub(super) fn stop(&mut self) -> Result<(), String> {
+    pub(crate) fn stop(&mut self) -> Result<(), String> {
         for node in &mut self.nodes {
             if let Some(mut process) = node.process.take() {
                 let outcome = process.stop(STOP_PATIENCE);

@@ -20,10 +20,10 @@ const SHOW_EVERY: usize = 50;
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The files of the repository, with their contents as first read.
-pub(super) struct Files(Vec<(String, Vec<u8>)>);
+pub(crate) struct Files(Vec<(String, Vec<u8>)>);
 
 impl Files {
-    pub(super) fn read(root: &Path) -> Result<Self, String> {
+    pub(crate) fn read(root: &Path) -> Result<Self, String> {
         let paths =
             workspace::files(root).map_err(|error| format!("cannot list files: {error}"))?;
         let mut files = Vec::with_capacity(paths.len());
@@ -40,21 +40,21 @@ impl Files {
         Ok(Self(files))
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.len()
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.0.iter().map(|(_, bytes)| bytes.len()).sum()
     }
 
     /// Puts every file under its path.
-    pub(super) fn store(&self, tool: &Tool) -> Result<(), String> {
+    pub(crate) fn store(&self, tool: &Tool) -> Result<(), String> {
         self.for_each("stored", |key, bytes| tool.put(key, bytes))
     }
 
     /// Gets every file and compares it byte by byte; returns how many were equal, which is all.
-    pub(super) fn compare(&self, tool: &Tool) -> Result<usize, String> {
+    pub(crate) fn compare(&self, tool: &Tool) -> Result<usize, String> {
         self.for_each("equal", |key, bytes| match tool.get(key)? {
             Some(found) if found == bytes => Ok(()),
             Some(found) => Err(difference(key, bytes, &found)),
@@ -108,43 +108,68 @@ fn difference(key: &str, stored: &[u8], found: &[u8]) -> String {
 
 /// Whether a load shows its progress bar.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Bar {
+pub(crate) enum Bar {
     Shown,
     Hidden,
 }
 
+/// What a load does.
+pub(crate) struct Shape {
+    /// `put`, or `get` for linearizable reads.
+    pub(crate) kind: &'static str,
+    pub(crate) clients: u64,
+    /// Connections that the clients share.
+    pub(crate) connections: u64,
+    pub(crate) value_bytes: u64,
+    /// How many different keys there are.
+    pub(crate) keys: u64,
+    pub(crate) bar: Bar,
+}
+
+impl Shape {
+    /// The demonstration's load.
+    pub(crate) const fn of_demo(kind: &'static str, bar: Bar) -> Self {
+        Self {
+            kind,
+            clients: 64,
+            connections: 2,
+            value_bytes: 256,
+            keys: 10_000,
+            bar,
+        }
+    }
+}
+
 /// A running `raft-kv bench`.
-pub(super) struct BenchRun {
+pub(crate) struct BenchRun {
     name: &'static str,
     total: u64,
     process: Process,
 }
 
 /// What a load achieved, without a single error.
-pub(super) struct BenchResult {
-    ops: u64,
-    pub(super) ops_per_s: f64,
-    p50_us: f64,
-    p99_us: f64,
-    max_us: f64,
+pub(crate) struct BenchResult {
+    pub(crate) ops: u64,
+    pub(crate) ops_per_s: f64,
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    pub(crate) max_us: f64,
 }
 
 impl BenchRun {
-    pub(super) fn puts(tool: &Tool, total: u64, bar: Bar) -> Result<Self, String> {
-        Self::start(tool, "put", total, bar)
-    }
-
-    /// Linearizable reads.
-    pub(super) fn gets(tool: &Tool, total: u64) -> Result<Self, String> {
-        Self::start(tool, "get", total, Bar::Hidden)
-    }
-
-    fn start(tool: &Tool, name: &'static str, total: u64, bar: Bar) -> Result<Self, String> {
-        let count = total.to_string();
-        let mut command = tool.client(&["bench", name, "--total", &count, "-w", "json"]);
-        command.args(["--clients", "64", "--value-size", "256"]);
-        command.args(["--key-space", "10000", "--connections", "2"]);
-        let stderr = match bar {
+    pub(crate) fn start(tool: &Tool, shape: &Shape, total: u64) -> Result<Self, String> {
+        let name = shape.kind;
+        let mut command = tool.client(&["bench", name, "-w", "json"]);
+        for (flag, number) in [
+            ("--total", total),
+            ("--clients", shape.clients),
+            ("--value-size", shape.value_bytes),
+            ("--key-space", shape.keys),
+            ("--connections", shape.connections),
+        ] {
+            command.args([flag, &number.to_string()]);
+        }
+        let stderr = match shape.bar {
             Bar::Shown => Stdio::inherit(),
             Bar::Hidden => Stdio::piped(),
         };
@@ -162,7 +187,7 @@ impl BenchRun {
 
     /// # Errors
     /// It has ended; `otherwise` says what that means.
-    pub(super) fn must_still_run(&mut self, otherwise: &str) -> Result<(), String> {
+    pub(crate) fn must_still_run(&mut self, otherwise: &str) -> Result<(), String> {
         match self.process.ended()?.is_none() {
             true => Ok(()),
             false => Err(otherwise.to_string()),
@@ -173,7 +198,7 @@ impl BenchRun {
     ///
     /// # Errors
     /// It failed, or one of its operations did.
-    pub(super) fn finish(self) -> Result<BenchResult, String> {
+    pub(crate) fn finish(self) -> Result<BenchResult, String> {
         let name = format!("raft-kv bench {}", self.name);
         let output = self.process.finish(PATIENCE)?;
         let printed = tool::parse(&name, &output)?;

@@ -1,11 +1,11 @@
 //! `cargo xtask demo`: three server processes take every file of this repository, lose their
 //! leader by SIGKILL under load, and give every byte back.
 
-mod cluster;
-mod load;
+pub(crate) mod cluster;
+pub(crate) mod load;
 mod process;
 mod report;
-mod tool;
+pub(crate) mod tool;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,7 +15,7 @@ use clap::Args;
 
 use crate::workspace::{self, cargo};
 use cluster::Cluster;
-use load::{BenchRun, Files};
+use load::{Bar, BenchRun, Files, Shape};
 use report::Report;
 use tool::{NodeState, Tool};
 
@@ -72,7 +72,7 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
 }
 
 /// Builds the server in release mode; returns its path.
-fn build() -> Result<PathBuf, String> {
+pub(crate) fn build() -> Result<PathBuf, String> {
     say("building raft-kv in release mode");
     let mut command = cargo(&[
         "build",
@@ -194,7 +194,12 @@ fn kill_leader_under_load(
     report: &mut Report,
 ) -> Result<Killed, String> {
     say("measuring the speed");
-    let warm_up = BenchRun::puts(tool, WARM_UP_PUTS, load::Bar::Hidden)?.finish()?;
+    let warm_up = BenchRun::start(
+        tool,
+        &Shape::of_demo("put", load::Bar::Hidden),
+        WARM_UP_PUTS,
+    )?
+    .finish()?;
     let puts = options.puts.unwrap_or_else(|| {
         // Truncation is meant: the number only has to be near.
         let wanted = (warm_up.ops_per_s * LOAD_SECONDS) as u64;
@@ -204,8 +209,8 @@ fn kill_leader_under_load(
     say(&format!(
         "load: {puts} puts and as many gets, 64 clients each"
     ));
-    let mut put_load = BenchRun::puts(tool, puts, load::Bar::Shown)?;
-    let get_load = BenchRun::gets(tool, puts)?;
+    let mut put_load = BenchRun::start(tool, &Shape::of_demo("put", load::Bar::Shown), puts)?;
+    let get_load = BenchRun::start(tool, &Shape::of_demo("get", Bar::Hidden), puts)?;
     await_state(tool, cluster, "a third of the load", |states| {
         (highest_revision(states) >= before + puts / 3).then_some(())
     })?;
@@ -236,7 +241,7 @@ fn kill_leader_under_load(
 }
 
 /// Waits until every running node follows one and the same leader, other than `not`.
-fn await_leader(
+pub(crate) fn await_leader(
     tool: &Tool,
     cluster: &mut Cluster,
     not: Option<u64>,
@@ -257,7 +262,10 @@ fn await_leader(
     })
 }
 
-fn await_equal_hashes(tool: &Tool, cluster: &mut Cluster) -> Result<Vec<NodeState>, String> {
+pub(crate) fn await_equal_hashes(
+    tool: &Tool,
+    cluster: &mut Cluster,
+) -> Result<Vec<NodeState>, String> {
     let mut differing = None;
     let states = await_state(tool, cluster, "equal state hashes", |states| {
         let known: Vec<_> = states

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// A child process; killed when dropped.
-pub(super) struct Process {
+pub(crate) struct Process {
     name: String,
     child: Child,
 }
 
 impl Process {
     /// Starts it.
-    pub(super) fn start(name: &str, command: &mut Command) -> Result<Self, String> {
+    pub(crate) fn start(name: &str, command: &mut Command) -> Result<Self, String> {
         let child = command
             .spawn()
             .map_err(|error| format!("cannot start {name}: {error}"))?;
@@ -24,14 +24,18 @@ impl Process {
         Ok(Self { name, child })
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// How it ended, if it has.
-    pub(super) fn ended(&mut self) -> Result<Option<ExitStatus>, String> {
+    pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>, String> {
         let outcome = self.child.try_wait();
         outcome.map_err(|error| format!("cannot look at {}: {error}", self.name))
     }
 
     /// Ends it by SIGKILL and waits for its end.
-    pub(super) fn kill(&mut self) -> Result<(), String> {
+    pub(crate) fn kill(&mut self) -> Result<(), String> {
         let outcome = self.child.kill().and_then(|()| self.child.wait());
         match outcome {
             Ok(_) => Ok(()),
@@ -40,7 +44,7 @@ impl Process {
     }
 
     /// Asks it to stop by SIGTERM, and waits.
-    pub(super) fn stop(&mut self, patience: Duration) -> Result<(), String> {
+    pub(crate) fn stop(&mut self, patience: Duration) -> Result<(), String> {
         let Some(pid) = i32::try_from(self.child.id())
             .ok()
             .and_then(rustix::process::Pid::from_raw)
@@ -73,7 +77,7 @@ impl Process {
     }
 
     /// Waits for its end and collects what it wrote to the pipes it has.
-    pub(super) fn finish(mut self, patience: Duration) -> Result<Output, String> {
+    pub(crate) fn finish(mut self, patience: Duration) -> Result<Output, String> {
         let stdout = self.child.stdout.take().map(collect);
         let stderr = self.child.stderr.take().map(collect);
         let status = self.wait(patience)?;
@@ -116,7 +120,7 @@ fn collect(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> 
 }
 
 /// Runs a command with this input to its end, and collects what it says.
-pub(super) fn call(
+pub(crate) fn call(
     name: &str,
     command: &mut Command,
     input: Vec<u8>,

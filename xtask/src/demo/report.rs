@@ -4,14 +4,14 @@ use super::tool::NodeState;
 
 /// Rows of the closing table, in the order of events.
 #[derive(Default)]
-pub(super) struct Report(Vec<(String, String)>);
+pub(crate) struct Report(Vec<(String, String)>);
 
 impl Report {
-    pub(super) fn add(&mut self, what: &str, result: impl Into<String>) {
+    pub(crate) fn add(&mut self, what: &str, result: impl Into<String>) {
         self.0.push((what.to_string(), result.into()));
     }
 
-    pub(super) fn print(&self) {
+    pub(crate) fn print(&self) {
         let width = self
             .0
             .iter()
@@ -27,7 +27,7 @@ impl Report {
 }
 
 /// Prints every member with its role.
-pub(super) fn print_members(states: &[NodeState]) {
+pub(crate) fn print_members(states: &[NodeState]) {
     println!(
         "    {:<22}{:<5}{:<11}{:>5}{:>8}{:>10}{:>10}{:>10}  hash",
         "endpoint", "id", "role", "term", "leader", "applied", "last", "revision"
@@ -54,7 +54,7 @@ pub(super) fn print_members(states: &[NodeState]) {
 }
 
 /// The state hashes of the nodes, once if they are one.
-pub(super) fn hashes(states: &[NodeState]) -> String {
+pub(crate) fn hashes(states: &[NodeState]) -> String {
     let known = states.iter().filter_map(|state| state.known.as_ref());
     let mut hashes: Vec<_> = known.map(|known| known.hash.as_str()).collect();
     hashes.dedup();

@@ -18,7 +18,7 @@ const STATUS_TIMEOUT: &str = "2s";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The command line tool with the cluster it talks to.
-pub(super) struct Tool {
+pub(crate) struct Tool {
     binary: PathBuf,
     tls_directory: PathBuf,
     endpoints: String,
@@ -26,29 +26,29 @@ pub(super) struct Tool {
 
 /// What one endpoint says about itself.
 #[derive(Clone, Debug)]
-pub(super) struct NodeState {
-    pub(super) endpoint: String,
+pub(crate) struct NodeState {
+    pub(crate) endpoint: String,
     /// `None` if it does not answer.
-    pub(super) known: Option<KnownState>,
+    pub(crate) known: Option<KnownState>,
     /// Why it does not answer.
-    pub(super) error: String,
+    pub(crate) error: String,
 }
 
 /// The state of a node that answers.
 #[derive(Clone, Debug)]
-pub(super) struct KnownState {
-    pub(super) id: u64,
-    pub(super) role: String,
-    pub(super) term: u64,
-    pub(super) leader: Option<u64>,
-    pub(super) applied_index: u64,
-    pub(super) last_index: u64,
-    pub(super) revision: u64,
-    pub(super) hash: String,
+pub(crate) struct KnownState {
+    pub(crate) id: u64,
+    pub(crate) role: String,
+    pub(crate) term: u64,
+    pub(crate) leader: Option<u64>,
+    pub(crate) applied_index: u64,
+    pub(crate) last_index: u64,
+    pub(crate) revision: u64,
+    pub(crate) hash: String,
 }
 
 impl Tool {
-    pub(super) fn new(binary: &Path, tls_directory: &Path, ports: &[u16]) -> Self {
+    pub(crate) fn new(binary: &Path, tls_directory: &Path, ports: &[u16]) -> Self {
         let endpoints: Vec<_> = ports
             .iter()
             .map(|port| format!("127.0.0.1:{port}"))
@@ -61,7 +61,7 @@ impl Tool {
     }
 
     /// The tool without arguments, and without settings of the user's environment.
-    pub(super) fn bare(&self) -> Command {
+    pub(crate) fn bare(&self) -> Command {
         let mut command = Command::new(&self.binary);
         for (name, _) in env::vars_os() {
             if name.to_string_lossy().starts_with("RAFT_KV_") {
@@ -71,12 +71,12 @@ impl Tool {
         command
     }
 
-    pub(super) fn tls_directory(&self) -> &Path {
+    pub(crate) fn tls_directory(&self) -> &Path {
         &self.tls_directory
     }
 
     /// A client command against the cluster.
-    pub(super) fn client(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn client(&self, arguments: &[&str]) -> Command {
         self.client_of(&self.endpoints, CLIENT_TIMEOUT, arguments)
     }
 
@@ -90,7 +90,7 @@ impl Tool {
         command
     }
 
-    pub(super) fn make_certificates(&self, nodes: u64) -> Result<(), String> {
+    pub(crate) fn make_certificates(&self, nodes: u64) -> Result<(), String> {
         let mut command = self.bare();
         command.args([
             "cert",
@@ -108,13 +108,13 @@ impl Tool {
         succeed("raft-kv cert init", &mut command, Vec::new()).map(drop)
     }
 
-    pub(super) fn put(&self, key: &str, value: &[u8]) -> Result<(), String> {
+    pub(crate) fn put(&self, key: &str, value: &[u8]) -> Result<(), String> {
         let mut command = self.client(&["put", key, "-"]);
         succeed(&format!("raft-kv put {key}"), &mut command, value.to_vec()).map(drop)
     }
 
     /// A linearizable read.
-    pub(super) fn get(&self, key: &str) -> Result<Option<Vec<u8>>, String> {
+    pub(crate) fn get(&self, key: &str) -> Result<Option<Vec<u8>>, String> {
         let name = format!("raft-kv get {key}");
         let mut command = self.client(&["get", key, "-w", "json"]);
         let output = succeed(&name, &mut command, Vec::new())?;
@@ -122,7 +122,7 @@ impl Tool {
     }
 
     /// What each of these endpoints says.
-    pub(super) fn status(&self, endpoints: &[String]) -> Result<Vec<NodeState>, String> {
+    pub(crate) fn status(&self, endpoints: &[String]) -> Result<Vec<NodeState>, String> {
         let name = "raft-kv status";
         let endpoints = endpoints.join(",");
         let mut command = self.client_of(&endpoints, STATUS_TIMEOUT, &["status", "-w", "json"]);
@@ -135,7 +135,7 @@ impl Tool {
         nodes.iter().map(state).collect()
     }
 
-    pub(super) fn verify_log(&self, data_directory: &Path) -> Result<(), String> {
+    pub(crate) fn verify_log(&self, data_directory: &Path) -> Result<(), String> {
         let mut command = self.bare();
         command.args(["log", "verify"]).arg(data_directory);
         succeed("raft-kv log verify", &mut command, Vec::new()).map(drop)
@@ -152,7 +152,7 @@ fn succeed(name: &str, command: &mut Command, input: Vec<u8>) -> Result<Output, 
 }
 
 /// What a command printed as JSON.
-pub(super) fn parse(name: &str, output: &Output) -> Result<Value, String> {
+pub(crate) fn parse(name: &str, output: &Output) -> Result<Value, String> {
     serde_json::from_slice(&output.stdout).map_err(|error| {
         let printed = String::from_utf8_lossy(&output.stdout);
         let said = String::from_utf8_lossy(&output.stderr);
