@@ -9,7 +9,7 @@ use raft_proto::{Boot, LogIndex, NodeId, Term};
 use super::node::ProcessId;
 use super::{Cluster, Event, PeerNotice};
 use crate::network::Traffic;
-use crate::options::LinkOptions;
+use crate::options::{LinkOptions, ProcessOptions};
 
 /// What one node knows of its connection to another.
 #[derive(Default)]
@@ -154,6 +154,17 @@ impl Cluster {
     /// Changes one direction between two nodes.
     pub fn set_link(&mut self, from: NodeId, to: NodeId, options: LinkOptions) {
         self.network.set_link_options(from, to, options);
+    }
+
+    /// Changes how long things take inside a node and on its disk, from now on.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    pub fn set_process(&mut self, node: NodeId, latencies: ProcessOptions) {
+        let Some(entry) = self.nodes.get_mut(&node) else {
+            panic!("there is no {node} in this world");
+        };
+        entry.latencies = latencies;
     }
 
     /// What all nodes have sent to each other.

@@ -137,7 +137,10 @@ impl Cluster {
             machines: Box::new(machines),
             now: Time::ZERO,
             agenda: Agenda::new(),
-            nodes: ids.iter().map(|id| (*id, Node::new(seed, *id))).collect(),
+            nodes: ids
+                .iter()
+                .map(|id| (*id, Node::new(seed, *id, options.process)))
+                .collect(),
             network: Network::new(seed, &ids, options.links),
             connections: Connections::default(),
             clients: Clients::new(seed),

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::clock::NodeClock;
 use crate::disk::{Disk, DiskError, LogWriter, OpenDisk};
-use crate::options::ClusterOptions;
+use crate::options::{ClusterOptions, ProcessOptions};
 use crate::random::{Random, Stream};
 
 /// One life of a node's process; what was meant for an earlier life does not reach a later one.
@@ -26,6 +26,8 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) disk: Disk,
     pub(crate) random: Random,
+    /// Latencies of its process and disk.
+    pub(crate) latencies: ProcessOptions,
     clock_random: Random,
     /// How many processes there were.
     pub(crate) life: u64,
@@ -63,11 +65,12 @@ pub(crate) enum StartError {
 }
 
 impl Node {
-    pub(crate) fn new(seed: u64, id: NodeId) -> Self {
+    pub(crate) fn new(seed: u64, id: NodeId, latencies: ProcessOptions) -> Self {
         Self {
             id,
             disk: Disk::new(seed, id),
             random: Random::stream(seed, Stream::Process(id)),
+            latencies,
             clock_random: Random::stream(seed, Stream::Clock(id)),
             life: 0,
             process: None,

@@ -8,7 +8,7 @@ use super::node::{Process, ProcessId};
 use super::{Cluster, Event, Packet};
 use crate::checker::NodeView;
 use crate::network::Direction;
-use crate::options::Latency;
+use crate::options::{Latency, ProcessOptions};
 
 /// Largest frame body that a node takes, in bytes.
 const MAX_BODY_BYTES: u32 = 64 << 20;
@@ -34,13 +34,19 @@ impl Cluster {
             return;
         };
         if !std::mem::replace(&mut process.is_step_scheduled, true) {
-            self.schedule_after(id, self.options.process.step, Event::Step(id));
+            self.schedule_after(id, |latencies| latencies.step, Event::Step(id));
         }
     }
 
     /// Schedules an event of a node after a latency drawn from the node's process stream.
-    fn schedule_after(&mut self, id: ProcessId, latency: Latency, event: Event) {
+    fn schedule_after(
+        &mut self,
+        id: ProcessId,
+        latency: impl FnOnce(&ProcessOptions) -> Latency,
+        event: Event,
+    ) {
         if let Some(node) = self.nodes.get_mut(&id.node) {
+            let latency = latency(&node.latencies);
             let at = self.now.plus_ns(latency.draw_ns(&mut node.random));
             self.agenda.schedule(at, event);
         }
@@ -92,12 +98,12 @@ impl Cluster {
                 };
                 process.batches.push_back(batch);
                 if process.batches.len() == 1 {
-                    self.schedule_after(id, self.options.process.apply, Event::Apply(id));
+                    self.schedule_after(id, |latencies| latencies.apply, Event::Apply(id));
                 }
             }
             Output::ReadLog(request) => {
-                let latency = self.options.process.log_read;
-                self.schedule_after(id, latency, Event::LogRead(id, request));
+                let event = Event::LogRead(id, request);
+                self.schedule_after(id, |latencies| latencies.log_read, event);
             }
             // All nodes are connected with each other anyway.
             Output::Peers(_) => {}
@@ -204,8 +210,8 @@ impl Cluster {
     }
 
     fn schedule_sync_end(&mut self, id: ProcessId) {
-        let latency = self.options.process.sync;
         if let Some(node) = self.nodes.get_mut(&id.node) {
+            let latency = node.latencies.sync;
             let at = self.now.plus_ns(latency.draw_ns(&mut node.disk.random));
             self.agenda.schedule(at, Event::Synced(id));
         }
@@ -276,7 +282,7 @@ impl Cluster {
         let has_more = !process.batches.is_empty();
         self.give(id, applied);
         if has_more {
-            self.schedule_after(id, self.options.process.apply, Event::Apply(id));
+            self.schedule_after(id, |latencies| latencies.apply, Event::Apply(id));
         }
     }
 
