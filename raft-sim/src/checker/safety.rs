@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use raft_core::Role;
 use raft_log::LogWrite;
-use raft_proto::{Entry, HardState, LogIndex, Membership, NodeId, Term};
-use thiserror::Error;
+use raft_proto::{Entry, HardState, LogIndex, Membership, Message, NodeId, Term};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::promises::Promises;
+use super::violation::Violation;
 
 /// What a node shows of itself at one moment.
 pub struct NodeView<'a> {
@@ -28,127 +30,6 @@ pub struct NodeView<'a> {
     pub term_at: &'a dyn Fn(LogIndex) -> Option<Term>,
     /// The members in force at its log's end.
     pub membership: &'a Membership,
-}
-
-/// A broken promise. None of these may ever be seen, whatever network, disks and clocks do.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Violation {
-    /// Two leaders in one term (Election Safety, §5.2).
-    #[error("election safety: {first} and {second} both lead term {}", .term.0)]
-    TwoLeaders {
-        /// The term.
-        term: Term,
-        /// The leader seen first.
-        first: NodeId,
-        /// Another one.
-        second: NodeId,
-    },
-    /// A leader removed or replaced its own entries (Leader Append-Only, §5.3).
-    #[error("leader append-only: the log of {leader} shrank from {from} to {to} in its term")]
-    LeaderLogShrank {
-        /// The leader.
-        leader: NodeId,
-        /// The end of its log before.
-        from: LogIndex,
-        /// The end of its log after.
-        to: LogIndex,
-    },
-    /// Equal index and term, and another entry, or another one before it (Log Matching, §5.3).
-    #[error("log matching: {node} holds another entry at {index} in term {} than others", .term.0)]
-    LogMismatch {
-        /// The node.
-        node: NodeId,
-        /// Index of the entry.
-        index: LogIndex,
-        /// Term of the entry.
-        term: Term,
-    },
-    /// A leader lacks a committed entry (Leader Completeness, §5.4).
-    #[error(
-        "leader completeness: {leader} leads term {} without the entry committed at {index}", .term.0
-    )]
-    LeaderIncomplete {
-        /// The leader.
-        leader: NodeId,
-        /// Its term.
-        term: Term,
-        /// Index of the entry that it lacks.
-        index: LogIndex,
-    },
-    /// Two nodes took different entries for committed at one index (State Machine Safety, §5.4.3).
-    #[error(
-        "state machine safety: {node} takes another entry for committed at {index} than others"
-    )]
-    CommitMismatch {
-        /// The node.
-        node: NodeId,
-        /// Index of the entry.
-        index: LogIndex,
-    },
-    /// An entry was taken for committed that no quorum holds durably.
-    #[error(
-        "commit: {index} is taken for committed by {node}, but only {holders:?} hold it durably"
-    )]
-    CommitWithoutQuorum {
-        /// The node.
-        node: NodeId,
-        /// Index of the entry.
-        index: LogIndex,
-        /// Who holds it durably.
-        holders: Vec<NodeId>,
-    },
-    /// A node applied something else, or in another order, than what is committed.
-    #[error("apply: {node} applied {index} out of order, or not as it was committed")]
-    AppliedWrongly {
-        /// The node.
-        node: NodeId,
-        /// Index that it applied.
-        index: LogIndex,
-    },
-    /// Term or commit index fell within a boot.
-    #[error("{node}: its {what} fell from {from} to {to}")]
-    WentBack {
-        /// The node.
-        node: NodeId,
-        /// What fell.
-        what: &'static str,
-        /// Before.
-        from: u64,
-        /// After.
-        to: u64,
-    },
-    /// The commit index lies beyond the log.
-    #[error("{node} takes {commit_index} for committed, beyond the end of its log at {last_index}")]
-    CommitBeyondLog {
-        /// The node.
-        node: NodeId,
-        /// Its commit index.
-        commit_index: LogIndex,
-        /// The end of its log.
-        last_index: LogIndex,
-    },
-    /// A write removed a durable copy of a committed entry.
-    #[error("{node} removed its log from {first} on, although it held what is committed there")]
-    TruncatedCommitted {
-        /// The node.
-        node: NodeId,
-        /// The first entry removed.
-        first: LogIndex,
-    },
-    /// A durable vote was changed within its term.
-    #[error("{node} changed its vote in term {}", .term.0)]
-    VotedTwice {
-        /// The node.
-        node: NodeId,
-        /// The term.
-        term: Term,
-    },
-    /// What was durable before a crash is not there after it.
-    #[error("durability: {node} came back with another log or vote than it had made durable")]
-    LostDurable {
-        /// The node.
-        node: NodeId,
-    },
 }
 
 /// An entry of the one chain of committed entries.
@@ -197,6 +78,7 @@ pub struct SafetyChecker {
     entries: BTreeMap<(LogIndex, Term), EntryFacts>,
     chain: Vec<Committed>,
     nodes: BTreeMap<NodeId, NodeFacts>,
+    promises: Promises,
 }
 
 impl SafetyChecker {
@@ -209,7 +91,8 @@ impl SafetyChecker {
     /// A node starts with this durable state; its log begins at index 1.
     ///
     /// # Errors
-    /// [`Violation::LostDurable`] if it is not what the node had made durable before.
+    /// [`Violation::LostDurable`] if it is not what the node had made durable before,
+    /// [`Violation::LogMismatch`].
     pub fn started(
         &mut self,
         node: NodeId,
@@ -220,6 +103,13 @@ impl SafetyChecker {
         let found = Image { hard_state, terms };
         if !is_expected(&facts.image, &facts.in_flight, &found) {
             return Err(Violation::LostDurable { node });
+        }
+        let in_flight = std::mem::take(&mut facts.in_flight);
+        let survived =
+            |entry: &&Entry| found.terms.get(entry.index.0 as usize - 1) == Some(&entry.term);
+        let survivors = in_flight.iter().flat_map(|write| &write.entries);
+        for entry in survivors.filter(survived) {
+            learn(&mut self.entries, node, entry, &found.terms)?;
         }
         *facts = NodeFacts {
             image: found,
@@ -250,18 +140,8 @@ impl SafetyChecker {
         }
         check_hard_state(node, facts.image.hard_state, write)?;
         facts.image.write(write);
-        let terms = &facts.image.terms;
         for entry in &write.entries {
-            let before = (entry.index.0 as usize).checked_sub(2).map(|at| terms[at]);
-            let found = EntryFacts {
-                digest: digest(entry),
-                previous_term: before.unwrap_or(Term::ZERO),
-            };
-            let known = self.entries.entry((entry.index, entry.term));
-            if *known.or_insert(found) != found {
-                let (index, term) = (entry.index, entry.term);
-                return Err(Violation::LogMismatch { node, index, term });
-            }
+            learn(&mut self.entries, node, entry, &facts.image.terms)?;
         }
         Ok(())
     }
@@ -284,6 +164,20 @@ impl SafetyChecker {
         }
         facts.applied = index;
         Ok(())
+    }
+
+    /// A node sends a message.
+    ///
+    /// # Errors
+    /// [`Violation::PromisedTooEarly`].
+    pub fn sent(&mut self, node: NodeId, to: NodeId, message: &Message) -> Result<(), Violation> {
+        let facts = self.nodes.entry(node).or_default();
+        let (hard_state, terms) = (facts.image.hard_state, &facts.image.terms);
+        if self.promises.is_kept(node, to, message, hard_state, terms) {
+            return Ok(());
+        }
+        let message = message.name();
+        Err(Violation::PromisedTooEarly { node, to, message })
     }
 
     /// Looks at a node after it has done something.
@@ -309,6 +203,7 @@ impl SafetyChecker {
                 self.check_completeness(view)?;
             }
         }
+        check_counting(view, seen)?;
         let checked = seen.map_or(0, |seen| seen.commit_index.0);
         for index in (checked + 1..=view.commit_index.0).map(LogIndex) {
             self.check_commit(view, index)?;
@@ -421,6 +316,26 @@ fn is_expected(before: &Image, in_flight: &[LogWrite], found: &Image) -> bool {
     is_prefix && hard_states.contains(&found.hard_state)
 }
 
+/// Compares a durable entry with what is known of its position, or remembers it.
+fn learn(
+    entries: &mut BTreeMap<(LogIndex, Term), EntryFacts>,
+    node: NodeId,
+    entry: &Entry,
+    terms: &[Term],
+) -> Result<(), Violation> {
+    let (index, term) = (entry.index, entry.term);
+    let before = (index.0 as usize).checked_sub(2).map(|at| terms[at]);
+    let found = EntryFacts {
+        digest: digest(entry),
+        previous_term: before.unwrap_or(Term::ZERO),
+    };
+    if *entries.entry((index, term)).or_insert(found) == found {
+        Ok(())
+    } else {
+        Err(Violation::LogMismatch { node, index, term })
+    }
+}
+
 fn check_hard_state(node: NodeId, before: HardState, write: &LogWrite) -> Result<(), Violation> {
     let Some(after) = write.hard_state else {
         return Ok(());
@@ -474,6 +389,26 @@ fn check_progress(view: &NodeView<'_>, seen: Option<Seen>) -> Result<(), Violati
             leader: node,
             from: seen.last_index,
             to: view.last_index,
+        });
+    }
+    Ok(())
+}
+
+/// A leader commits by counting copies of its own term's entries only; what is before them is
+/// committed with them.
+fn check_counting(view: &NodeView<'_>, seen: Option<Seen>) -> Result<(), Violation> {
+    let (leader, term, index) = (view.id, view.term, view.commit_index);
+    let led_before = seen.is_some_and(|seen| {
+        seen.role == Role::Leader && seen.term == term && seen.commit_index < index
+    });
+    if view.role != Role::Leader || !led_before {
+        return Ok(());
+    }
+    if (view.term_at)(index).is_some_and(|found| found != term) {
+        return Err(Violation::CommittedEarlierTerm {
+            leader,
+            term,
+            index,
         });
     }
     Ok(())

@@ -156,6 +156,17 @@ fn a_commit_needs_a_durable_quorum() {
 }
 
 #[test]
+fn a_leader_that_counts_an_earlier_terms_entry_is_refused() {
+    let mut world = World::new();
+    for node in [1, 2] {
+        world.durable(node, &append(&[entry(2, 2, "b")])).unwrap();
+    }
+    world.observe(1, Role::Leader, 4, 1, &[1, 2, 4]).unwrap();
+    let error = world.observe(1, Role::Leader, 4, 2, &[1, 2, 4]);
+    assert!(matches!(error, Err(Violation::CommittedEarlierTerm { .. })));
+}
+
+#[test]
 fn different_commits_are_refused() {
     let mut world = World::new();
     for node in [1, 2] {
@@ -261,5 +272,23 @@ fn after_a_crash_the_durable_state_is_there_and_what_was_under_way_may_be() {
         let terms = log.iter().copied().map(Term).collect();
         let outcome = world.checker.started(NodeId(1), state(term), terms);
         assert_eq!(outcome.is_ok(), is_fine, "{term} {log:?}");
+    }
+}
+
+#[test]
+fn what_survived_a_crash_may_be_committed_and_applied() {
+    let mut world = World::new();
+    let write = append(&[entry(2, 2, "b")]);
+    for node in [1, 2] {
+        world.checker.stopped(NodeId(node), vec![write.clone()]);
+        let terms = vec![Term(1), Term(2)];
+        world
+            .checker
+            .started(NodeId(node), HardState::default(), terms)
+            .unwrap();
+    }
+    world.observe(1, Role::Leader, 3, 2, &[1, 2]).unwrap();
+    for applied in [entry(1, 1, "a"), entry(2, 2, "b")] {
+        world.checker.applied(NodeId(1), &applied).unwrap();
     }
 }

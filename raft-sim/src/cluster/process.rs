@@ -152,6 +152,8 @@ impl Cluster {
             Ok(frame) => frame,
             Err(error) => panic!("{} cannot encode {}: {error}", id.node, message.name()),
         };
+        let checked = self.checker.sent(id.node, to, message);
+        checked.unwrap_or_else(|violation| panic!("{violation}"));
         let route = ((id.node, to), (Direction::of(message), message.class()));
         let arrival = self.network.send(self.now, route.0, route.1, frame.len());
         let what = if arrival.is_some() { "sends" } else { "loses" };
