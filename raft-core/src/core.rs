@@ -3,7 +3,9 @@
 
 use std::collections::VecDeque;
 
-use raft_proto::{Boot, HardState, LogIndex, LogPosition, Membership, NodeId, Term};
+use raft_proto::{
+    Boot, HardState, LogIndex, LogPosition, Membership, NodeId, SnapshotDescription, Term,
+};
 
 use crate::config::Config;
 use crate::error::CoreError;
@@ -17,6 +19,7 @@ use crate::random::Random;
 use crate::read::Reads;
 use crate::recovered::Recovered;
 use crate::roles::{RoleState, Withheld};
+use crate::snapshot::Incoming;
 use crate::time::{Epoch, Time};
 use crate::timers::{Timer, Timers};
 use crate::transfer::Transfer;
@@ -66,6 +69,12 @@ pub struct RaftCore {
     pub(crate) proposals: Proposals,
     pub(crate) reads: Reads,
     pub(crate) transfer: Option<Transfer>,
+    /// The newest snapshot of this node.
+    pub(crate) saved: Option<SnapshotDescription>,
+    /// The snapshot being fetched.
+    pub(crate) incoming: Option<Incoming>,
+    /// A snapshot installed and not yet handed out by `poll_commit`.
+    pub(crate) restore: Option<LogPosition>,
     pub(crate) outbox: VecDeque<Transmit>,
     pub(crate) events: VecDeque<Event>,
 }
@@ -134,6 +143,9 @@ impl RaftCore {
             proposals: Proposals::default(),
             reads: Reads::new(recovered.boot),
             transfer: None,
+            saved: None,
+            incoming: None,
+            restore: None,
             outbox: VecDeque::new(),
             events: VecDeque::new(),
             boot: recovered.boot,
@@ -160,15 +172,26 @@ impl RaftCore {
         if let Some(transmit) = self.outbox.pop_front() {
             return Some(transmit);
         }
-        self.next_append_order().map(Transmit::Append)
+        let order = self.next_append_order().map(Transmit::Append);
+        // Looking for an append may have made an offer of a snapshot instead.
+        order.or_else(|| self.outbox.pop_front())
     }
 
-    /// The next entries to apply, in order: committed, and durable on this node.
+    /// The next entries to apply or snapshot to restore, in order: committed, and durable on this
+    /// node.
     pub fn poll_commit(&mut self) -> Option<Commit> {
         if self.disk == Disk::Failed {
             return None;
         }
         let until = self.commit_index.min(self.persists.durable_index());
+        if let Some(position) = self.restore {
+            if until < position.index {
+                return None;
+            }
+            self.restore = None;
+            self.delivered = position.index;
+            return Some(Commit::Restore(position));
+        }
         let range = IndexRange::new(self.delivered.next(), until)?;
         self.delivered = until;
         Some(Commit::Entries(range))
@@ -243,6 +266,12 @@ impl RaftCore {
     #[must_use]
     pub const fn applied_index(&self) -> LogIndex {
         self.applied
+    }
+
+    /// The position before the first entry in the log: 0, or an entry that a snapshot covers.
+    #[must_use]
+    pub const fn base_position(&self) -> LogPosition {
+        self.log.base()
     }
 
     /// The end of the log, durable or not.

@@ -46,18 +46,12 @@ impl RaftCore {
         if heartbeat.commit_index > self.verified {
             // The leader knows this node to hold more than the node itself can tell: it has
             // restarted within the term. Only an append can show what they have in common.
-            let last_index = self.log.last_index();
-            let outcome = AppendOutcome::Rejected {
-                conflict_term: None,
-                conflict_index: last_index.next(),
-                last_index,
-            };
-            self.answer_append(from, UNSOLICITED, outcome);
+            self.ask_for_append(from);
         }
     }
 
     /// Takes the sender for the leader of the current term; returns whether that is possible.
-    fn follow(&mut self, from: NodeId) -> bool {
+    pub(crate) fn follow(&mut self, from: NodeId) -> bool {
         let is_second = self.leader.is_some_and(|leader| leader != from);
         if self.is_leader() || is_second {
             self.report_violation(from, Violation::SecondLeader);
@@ -198,6 +192,17 @@ impl RaftCore {
                 },
             }),
         }
+    }
+
+    /// Asks the leader for an append, to learn what this log has in common with its log.
+    pub(crate) fn ask_for_append(&mut self, leader: NodeId) {
+        let last_index = self.log.last_index();
+        let outcome = AppendOutcome::Rejected {
+            conflict_term: None,
+            conflict_index: last_index.next(),
+            last_index,
+        };
+        self.answer_append(leader, UNSOLICITED, outcome);
     }
 
     fn answer_append(&mut self, to: NodeId, sequence: u64, outcome: AppendOutcome) {

@@ -13,7 +13,7 @@ use crate::error::ProposeError;
 use crate::follower::UNSOLICITED;
 use crate::output::{IndexRange, Violation};
 use crate::persist_queue::Source;
-use crate::progress::{Counting, Progress, Refusal};
+use crate::progress::{Counting, Progress, Refusal, Retry};
 use crate::roles::{Leader, RoleState};
 use crate::time::Time;
 use crate::timers::Timer;
@@ -110,6 +110,7 @@ impl RaftCore {
     }
 
     pub(crate) fn handle_append_response(&mut self, from: NodeId, response: &AppendResponse) {
+        let base = self.log.base().index;
         let Some(progress) = self.touch(from) else {
             return;
         };
@@ -119,8 +120,8 @@ impl RaftCore {
                     self.peer_has_advanced(from);
                 }
             }
-            AppendOutcome::Rejected { .. } if response.sequence == UNSOLICITED => {
-                progress.probe_on_request();
+            AppendOutcome::Rejected { last_index, .. } if response.sequence == UNSOLICITED => {
+                progress.probe_on_request(*last_index, base);
             }
             AppendOutcome::Rejected {
                 conflict_term,
@@ -134,9 +135,9 @@ impl RaftCore {
                         progress.probe_from(next);
                     }
                 }
-                Refusal::LostEntries => {
+                Refusal::LostEntries { previous } => {
                     progress.discount();
-                    progress.forget_match(last_index.next());
+                    progress.forget_match(last_index.next().min(previous));
                     self.report_violation(from, Violation::LostEntries);
                 }
             },
@@ -184,7 +185,7 @@ impl RaftCore {
     }
 
     /// A peer's durable prefix grew.
-    fn peer_has_advanced(&mut self, peer: NodeId) {
+    pub(crate) fn peer_has_advanced(&mut self, peer: NodeId) {
         self.advance_catch_up(peer);
         self.commit_by_counting();
         self.transfer_target_advanced(peer);
@@ -305,12 +306,15 @@ impl RaftCore {
     }
 
     /// Takes a peer's answer as a sign of life; returns its progress, if this node leads.
-    fn touch(&mut self, from: NodeId) -> Option<&mut Progress> {
+    pub(crate) fn touch(&mut self, from: NodeId) -> Option<&mut Progress> {
         let now = self.now;
-        let probe_retry_ms = self.config.heartbeat_interval_ms;
-        let append_retry_ms = self.config.election_timeout_ms_min;
+        let retry = Retry {
+            probe_ms: self.config.heartbeat_interval_ms,
+            append_ms: self.config.election_timeout_ms_min,
+            snapshot_ms: self.config.election_timeout_ms_max,
+        };
         let progress = self.progress(from)?;
-        progress.touch(now, probe_retry_ms, append_retry_ms);
+        progress.touch(now, &retry);
         Some(progress)
     }
 

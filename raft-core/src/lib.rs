@@ -132,6 +132,7 @@ mod reconfiguration;
 mod recovered;
 mod replication;
 mod roles;
+mod snapshot;
 mod step;
 mod time;
 mod timers;

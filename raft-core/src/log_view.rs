@@ -121,6 +121,13 @@ impl LogView {
         }
     }
 
+    /// Removes everything: the log starts anew after `base`.
+    pub(crate) fn reset(&mut self, base: LogPosition) {
+        self.base = base;
+        self.runs.clear();
+        self.sizes.clear();
+    }
+
     /// Forgets all entries up to and including `index`, which becomes the base.
     pub(crate) fn compact_to(&mut self, index: LogIndex) {
         let Some(term) = self.term_at(index) else {

@@ -55,6 +55,18 @@ impl MembershipLog {
         self.recompute();
     }
 
+    /// Starts anew with the membership of a snapshot.
+    pub(crate) fn reset(&mut self, index: LogIndex, membership: Membership) {
+        self.entries = vec![(index, membership)];
+        self.recompute();
+    }
+
+    /// Forgets memberships that were replaced at or before `through`.
+    pub(crate) fn compact(&mut self, through: LogIndex) {
+        let after = self.entries.partition_point(|(index, _)| *index <= through);
+        self.entries.drain(..after.saturating_sub(1));
+    }
+
     /// Rolls back to the membership in force before `index`; returns the indexes removed.
     pub(crate) fn truncate_from(&mut self, index: LogIndex) -> Vec<LogIndex> {
         let keep = self.entries.partition_point(|(at, _)| *at < index);

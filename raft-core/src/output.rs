@@ -1,7 +1,8 @@
 //! What the core asks its driver to do: persists, transmissions, commits and events.
 
 use raft_proto::{
-    AppendRequest, Entry, HardState, LogIndex, LogPosition, Message, NodeId, Term, TermRun,
+    AppendRequest, Entry, HardState, LogIndex, LogPosition, Message, NodeId, SnapshotDescription,
+    Term, TermRun,
 };
 
 use crate::time::{Epoch, MessageId, PersistId, ReadId};
@@ -48,14 +49,17 @@ impl IndexRange {
 ///
 /// The driver hands persists to its log in the order in which it polled them, and calls
 /// [`crate::RaftCore::handle_persisted`] once one is durable, in the same order; several may be
-/// under way at a time. The order inside a persist is: truncate, then append.
+/// under way at a time. The order inside a persist is: install, truncate, append.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Persist {
     /// Names it in [`crate::RaftCore::handle_persisted`].
     pub id: PersistId,
     /// Term and vote that are durable with it. Always given; often unchanged.
     pub hard_state: HardState,
-    /// First, all entries from this index on are removed.
+    /// First, the log is emptied and starts anew after this position, which the snapshot covers
+    /// that [`crate::RaftCore::handle_snapshot_received`] reported.
+    pub install: Option<LogPosition>,
+    /// Then, all entries from this index on are removed.
     pub truncate_from: Option<LogIndex>,
     /// The core's epoch as of this persist: for [`crate::EntryBuffer::truncate_from`].
     pub epoch: Epoch,
@@ -173,6 +177,9 @@ pub enum Commit {
     /// These entries, in order; committed, and durable on this node. They continue without a gap
     /// where the last commit ended. Empty entries and memberships are among them.
     Entries(IndexRange),
+    /// The state machine is replaced by the snapshot received that covers everything up to here;
+    /// it is installed durably on this node.
+    Restore(LogPosition),
 }
 
 /// The role of a node in its term (Figure 4); pre-candidates are §9.6 of the thesis.
@@ -315,6 +322,21 @@ pub enum Event {
         to: NodeId,
         /// How.
         outcome: TransferOutcome,
+    },
+    /// The leader offers a snapshot, because the entries that this node needs are compacted there
+    /// (§7). Fetch it, then call [`crate::RaftCore::handle_snapshot_received`] or
+    /// [`crate::RaftCore::handle_snapshot_failed`]; until then nothing else is offered.
+    SnapshotOffered {
+        /// Whom to fetch it from.
+        from: NodeId,
+        /// What to fetch.
+        snapshot: SnapshotDescription,
+    },
+    /// A peer needs entries that are compacted here, and no snapshot that covers them was reported
+    /// by [`crate::RaftCore::handle_snapshot_saved`].
+    SnapshotWanted {
+        /// The peer.
+        peer: NodeId,
     },
     /// A peer broke the protocol.
     PeerViolated {

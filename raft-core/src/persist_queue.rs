@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use raft_proto::{Entry, HardState, LogIndex};
+use raft_proto::{Entry, HardState, LogIndex, LogPosition};
 
 use crate::output::{IndexRange, Persist};
 use crate::time::{Epoch, MessageId, PersistId};
@@ -157,6 +157,23 @@ impl PersistQueue {
         }
     }
 
+    /// Replaces the log by a snapshot: it starts anew after `position`. What is under way for
+    /// entries counts no more, beyond what is committed and thus covered.
+    pub(crate) fn install(&mut self, position: LogPosition, committed: LogIndex, epoch: Epoch) {
+        self.durable_index = self.durable_index.min(committed);
+        self.handed_index = position.index;
+        for write in &mut self.in_flight {
+            write.covers = write.covers.min(committed);
+        }
+        for pending in &mut self.pending {
+            cut(&mut pending.persist, LogIndex::FIRST);
+        }
+        self.push(epoch);
+        if let Some(last) = self.pending.back_mut() {
+            last.persist.install = Some(position);
+        }
+    }
+
     /// Hands out the next persist.
     pub(crate) fn poll(&mut self) -> Option<Persist> {
         let persist = self.pending.pop_front()?.persist;
@@ -167,7 +184,7 @@ impl PersistQueue {
         self.in_flight.push_back(InFlight {
             id: persist.id,
             hard_state: persist.hard_state,
-            covers: persist.entries.map_or(LogIndex::ZERO, |range| range.last),
+            covers: covers(&persist),
         });
         Some(persist)
     }
@@ -211,10 +228,10 @@ impl PersistQueue {
             return None;
         }
         let in_flight = self.in_flight.iter().map(|w| (w.id, w.covers));
-        let pending = self.pending.iter().map(|p| {
-            let last = p.persist.entries.map_or(LogIndex::ZERO, |range| range.last);
-            (p.persist.id, last)
-        });
+        let pending = self
+            .pending
+            .iter()
+            .map(|p| (p.persist.id, covers(&p.persist)));
         let mut writes = in_flight.chain(pending);
         writes
             .find(|(_, covers)| *covers >= index)
@@ -234,6 +251,7 @@ impl PersistQueue {
             persist: Persist {
                 id,
                 hard_state: self.hard_state,
+                install: None,
                 truncate_from: None,
                 epoch,
                 entries: None,
@@ -245,7 +263,14 @@ impl PersistQueue {
     }
 }
 
+/// The last entry that is durable once this is.
+fn covers(persist: &Persist) -> LogIndex {
+    let installed = persist.install.map_or(LogIndex::ZERO, |p| p.index);
+    persist.entries.map_or(installed, |range| range.last)
+}
+
 fn end_after(end: LogIndex, persist: &Persist) -> LogIndex {
+    let end = persist.install.map_or(end, |position| position.index);
     let kept = match persist.truncate_from {
         Some(from) => end.min(from.previous()),
         None => end,

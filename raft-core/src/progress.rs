@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use raft_proto::{Boot, LogIndex, LogPosition};
+use raft_proto::{Boot, InstallOutcome, LogIndex, LogPosition};
 
 use crate::output::IndexRange;
 use crate::time::Time;
@@ -24,6 +24,8 @@ pub enum Replication {
     Probe,
     /// It sends appends one after the other without waiting, within its window.
     Replicate,
+    /// The entries that the peer needs are compacted: it was offered a snapshot (§7).
+    Snapshot,
 }
 
 /// Limits of the window of appends on the way to one peer.
@@ -31,6 +33,14 @@ pub enum Replication {
 pub(crate) struct Window {
     pub(crate) messages: usize,
     pub(crate) bytes: u64,
+}
+
+/// How long an answer may take before a peer that gives other signs of life is asked again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Retry {
+    pub(crate) probe_ms: u64,
+    pub(crate) append_ms: u64,
+    pub(crate) snapshot_ms: u64,
 }
 
 /// What a probe waits for before the next one is sent.
@@ -46,8 +56,20 @@ enum Pause {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Probe { next: LogIndex, pause: Pause },
-    Replicate { next: LogIndex },
+    Probe {
+        next: LogIndex,
+        pause: Pause,
+    },
+    Replicate {
+        next: LogIndex,
+    },
+    /// The snapshot that ends at `index` was offered by `sequence`, and the peer showed interest
+    /// last at `since`.
+    Snapshot {
+        index: LogIndex,
+        sequence: u64,
+        since: Time,
+    },
 }
 
 /// An append on the way: what its acknowledgement will mean.
@@ -79,8 +101,8 @@ pub(crate) enum Refusal {
     Stale,
     /// The peer's log does not match at this index; look further back.
     Mismatch { previous: LogIndex },
-    /// The peer lost entries that it had acknowledged.
-    LostEntries,
+    /// The peer lost entries that it had acknowledged; look further back.
+    LostEntries { previous: LogIndex },
 }
 
 /// A leader's view of one peer.
@@ -137,6 +159,7 @@ impl Progress {
     pub(crate) const fn next_index(&self) -> LogIndex {
         match self.state {
             State::Probe { next, .. } | State::Replicate { next } => next,
+            State::Snapshot { index, .. } => index.next(),
         }
     }
 
@@ -144,6 +167,7 @@ impl Progress {
         match self.state {
             State::Probe { .. } => Replication::Probe,
             State::Replicate { .. } => Replication::Replicate,
+            State::Snapshot { .. } => Replication::Snapshot,
         }
     }
 
@@ -160,6 +184,7 @@ impl Progress {
                 let (messages, bytes) = self.inflight;
                 next <= last && messages < window.messages && bytes < window.bytes
             }
+            State::Snapshot { .. } => false,
         }
     }
 
@@ -201,7 +226,63 @@ impl Progress {
                 pause: Pause::Answer { since: now },
             },
             State::Replicate { .. } => State::Replicate { next: last.next() },
+            State::Snapshot { .. } => unreachable!("nothing is sent beside a snapshot"),
         };
+    }
+
+    /// A snapshot that ends at `index` is offered instead of entries.
+    pub(crate) fn offer(&mut self, sequence: u64, index: LogIndex, now: Time) {
+        self.restart(index.next(), Pause::Contact);
+        self.state = State::Snapshot {
+            index,
+            sequence,
+            since: now,
+        };
+    }
+
+    /// No snapshot can be offered yet: tries again after the next sign of life.
+    pub(crate) fn wait_for_contact(&mut self) {
+        self.restart(self.next_index(), Pause::Contact);
+    }
+
+    /// The peer answered the offer of this sequence. Returns whether the match index grew.
+    pub(crate) fn offer_answered(
+        &mut self,
+        sequence: u64,
+        outcome: InstallOutcome,
+        now: Time,
+    ) -> bool {
+        let State::Snapshot {
+            index,
+            sequence: offered,
+            ..
+        } = self.state
+        else {
+            return false;
+        };
+        if offered != sequence {
+            return false;
+        }
+        match outcome {
+            InstallOutcome::Fetching { .. } => {
+                self.state = State::Snapshot {
+                    index,
+                    sequence,
+                    since: now,
+                };
+                false
+            }
+            InstallOutcome::Installed => {
+                let has_grown = index > self.match_index;
+                self.match_index = self.match_index.max(index);
+                self.restart(self.match_index.next(), Pause::Ready);
+                has_grown
+            }
+            InstallOutcome::Refused => {
+                self.restart(self.match_index.next(), Pause::Contact);
+                false
+            }
+        }
     }
 
     /// The append of this sequence, and all before its end, is durable at the peer. Returns
@@ -228,7 +309,12 @@ impl Progress {
                     next: matched.next(),
                 };
             }
-            State::Probe { .. } | State::Replicate { .. } => {}
+            State::Snapshot { index, .. } if matched >= index => {
+                self.state = State::Replicate {
+                    next: matched.next(),
+                };
+            }
+            State::Probe { .. } | State::Replicate { .. } | State::Snapshot { .. } => {}
         }
         has_grown
     }
@@ -238,8 +324,11 @@ impl Progress {
         let Some(sent) = self.take(sequence) else {
             return Refusal::Stale;
         };
-        if last_index < sent.match_index {
-            return Refusal::LostEntries;
+        // It had acknowledged all this before the append left.
+        if last_index < sent.match_index || sent.previous <= sent.match_index {
+            return Refusal::LostEntries {
+                previous: sent.previous,
+            };
         }
         let is_late = sent.previous <= self.match_index;
         if sent.delivery == Delivery::Doubted || is_late {
@@ -257,11 +346,16 @@ impl Progress {
     }
 
     /// The peer asks for an append, because it cannot tell what it has in common with this
-    /// leader: it has restarted.
-    pub(crate) fn probe_on_request(&mut self) {
+    /// leader: it has restarted, or installed another snapshot than the one offered last. Its
+    /// log ends at `last_index`, and entries from `base` on can be sent.
+    pub(crate) fn probe_on_request(&mut self, last_index: LogIndex, base: LogIndex) {
         match self.state {
             State::Replicate { .. } => self.probe_from(self.match_index.next()),
             State::Probe { .. } => self.resume(),
+            State::Snapshot { index, .. } if last_index >= base => {
+                self.probe_from(last_index.min(index).next());
+            }
+            State::Snapshot { .. } => {}
         }
     }
 
@@ -279,21 +373,26 @@ impl Progress {
     }
 
     /// The peer gave a sign of life: what was sent long ago and is not answered is lost.
-    pub(crate) fn touch(&mut self, now: Time, probe_retry_ms: u64, append_retry_ms: u64) {
+    pub(crate) fn touch(&mut self, now: Time, retry: &Retry) {
         self.contact = now;
         match self.state {
             State::Probe { pause, .. } => match pause {
                 Pause::Ready => {}
                 Pause::Contact => self.resume(),
                 Pause::Answer { since } => {
-                    if now >= since.plus_ms(probe_retry_ms) {
+                    if now >= since.plus_ms(retry.probe_ms) {
                         self.resume();
                     }
                 }
             },
             State::Replicate { .. } => {
                 let oldest = self.sent.iter().find(|s| s.delivery == Delivery::Expected);
-                if oldest.is_some_and(|s| now >= s.at.plus_ms(append_retry_ms)) {
+                if oldest.is_some_and(|s| now >= s.at.plus_ms(retry.append_ms)) {
+                    self.probe_from(self.match_index.next());
+                }
+            }
+            State::Snapshot { since, .. } => {
+                if now >= since.plus_ms(retry.snapshot_ms) {
                     self.probe_from(self.match_index.next());
                 }
             }

@@ -1,11 +1,11 @@
 //! Which append to send next, and to whom (§5.3, thesis §10.2.1).
 
-use raft_proto::{LogPosition, NodeId};
+use raft_proto::{LogIndex, LogPosition, NodeId};
 
 use crate::config::MAX_APPEND_ENTRIES;
 use crate::core::RaftCore;
 use crate::output::AppendOrder;
-use crate::progress::Window;
+use crate::progress::{Progress, Window};
 use crate::roles::{Leader, RoleState};
 
 impl RaftCore {
@@ -19,6 +19,7 @@ impl RaftCore {
             messages: self.config.max_inflight_messages,
             bytes: self.config.max_inflight_bytes,
         };
+        self.offer_snapshots(window);
         let handed = self.persists.handed_index();
         let RoleState::Leader(leader) = &self.role else {
             return None;
@@ -32,6 +33,24 @@ impl RaftCore {
             is_handed && progress.is_ready(handed, window)
         })?;
         self.order_for(to, window)
+    }
+
+    /// Offers a snapshot to every peer that is ready for entries which are compacted (§7).
+    fn offer_snapshots(&mut self, window: Window) {
+        let base = self.log.base().index;
+        if base == LogIndex::ZERO {
+            return;
+        }
+        let handed = self.persists.handed_index();
+        let RoleState::Leader(leader) = &self.role else {
+            return;
+        };
+        let lags = |p: &Progress| p.next_index() <= base && p.is_ready(handed, window);
+        let lagging = leader.peers.iter().filter(|(_, p)| lags(p));
+        let lagging: Vec<NodeId> = lagging.map(|(id, _)| *id).collect();
+        for to in lagging {
+            self.offer_snapshot(to);
+        }
     }
 
     fn order_for(&mut self, to: NodeId, window: Window) -> Option<AppendOrder> {

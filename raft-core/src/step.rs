@@ -1,8 +1,8 @@
 //! Messages: the rules about terms once, then one match (D4).
 
 use raft_proto::{
-    AppendOutcome, AppendResponse, HeartbeatResponse, Message, NodeId, ReadIndexResponse, Term,
-    VoteResponse,
+    AppendOutcome, AppendResponse, HeartbeatResponse, InstallOutcome, InstallSnapshotResponse,
+    Message, NodeId, ReadIndexResponse, Term, VoteResponse,
 };
 
 use crate::core::RaftCore;
@@ -83,6 +83,8 @@ impl RaftCore {
             Message::Heartbeat(m) => self.handle_heartbeat(from, m),
             Message::HeartbeatResponse(m) => self.handle_heartbeat_response(from, uncounted, m),
             Message::TimeoutNow(_) => self.handle_timeout_now(from),
+            Message::InstallSnapshotRequest(m) => self.handle_install_request(from, m),
+            Message::InstallSnapshotResponse(m) => self.handle_install_response(from, m),
             Message::ReadIndexRequest(m) => self.handle_read_index_request(from, m),
             Message::ReadIndexResponse(m) => self.handle_read_index_response(from, m),
             Message::Hello(_)
@@ -92,8 +94,6 @@ impl RaftCore {
             | Message::GatherAbandoned(_)
             | Message::AdoptRequest(_)
             | Message::AdoptResponse(_)
-            | Message::InstallSnapshotRequest(_)
-            | Message::InstallSnapshotResponse(_)
             | Message::FetchSnapshotRequest(_)
             | Message::FetchSnapshotResponse(_)
             | Message::FetchEntriesRequest(_)
@@ -122,6 +122,13 @@ impl RaftCore {
             HeartbeatResponse {
                 term,
                 round: m.round,
+            }
+            .into()
+        } else if let Message::InstallSnapshotRequest(m) = message {
+            InstallSnapshotResponse {
+                term,
+                sequence: m.sequence,
+                outcome: InstallOutcome::Refused,
             }
             .into()
         } else if let Message::ReadIndexRequest(m) = message {
@@ -173,6 +180,9 @@ impl RaftCore {
 const fn is_from_leader(message: &Message) -> bool {
     matches!(
         message,
-        Message::AppendRequest(_) | Message::Heartbeat(_) | Message::TimeoutNow(_)
+        Message::AppendRequest(_)
+            | Message::Heartbeat(_)
+            | Message::TimeoutNow(_)
+            | Message::InstallSnapshotRequest(_)
     )
 }

@@ -43,6 +43,7 @@ struct Oracle {
     served: u64,
     decided: u64,
     changes: u64,
+    fetched: u64,
 }
 
 impl Oracle {
@@ -97,6 +98,7 @@ impl Oracle {
                     self.decided += 1;
                 }
             }
+            Event::SnapshotWanted { peer } => panic!("{id} has no snapshot for {peer}"),
             Event::PeerViolated { peer, violation } => {
                 panic!("{id} accuses {peer} of {violation:?}")
             }
@@ -104,6 +106,7 @@ impl Oracle {
             | Event::LeaderChanged { .. }
             | Event::MembershipChanged { .. }
             | Event::TransferEnded { .. }
+            | Event::SnapshotOffered { .. }
             | Event::Halted => {}
         }
     }
@@ -132,6 +135,8 @@ enum Step {
     Crash,
     Restart,
     Partition,
+    Snapshot,
+    Fetch,
 }
 
 /// How likely each step is in one seed: swarm testing, so that some histories have slow disks,
@@ -149,6 +154,8 @@ fn draw_weights(dice: &mut Dice) -> Vec<(Step, u64)> {
         of(Step::Crash, [0, 2, 8]),
         of(Step::Restart, [3, 5, 10]),
         of(Step::Partition, [0, 2, 6]),
+        of(Step::Snapshot, [0, 6, 20]),
+        of(Step::Fetch, [2, 6, 20]),
     ]
 }
 
@@ -212,6 +219,16 @@ fn step(world: &mut World, next: Step) {
             side.clear();
             if dice.roll(2) == 0 {
                 side.extend(all.iter().filter(|_| dice.roll(2) == 0));
+            }
+        }
+        Step::Snapshot => {
+            if let Some(id) = dice.pick(&up) {
+                take_snapshot(cluster, dice, id);
+            }
+        }
+        Step::Fetch => {
+            if let Some(id) = dice.pick(&up) {
+                fetch(cluster, dice, id);
             }
         }
         Step::Crash => {
@@ -307,6 +324,28 @@ fn propose(cluster: &mut Cluster, dice: &mut Dice, oracle: &mut Oracle, up: &[No
     cluster.collect(id);
 }
 
+fn take_snapshot(cluster: &mut Cluster, dice: &mut Dice, id: NodeId) {
+    let now = cluster.now;
+    let node = cluster.node(id.0);
+    if let Some(last) = node.take_snapshot(now) {
+        let kept = dice.roll(4);
+        node.compact(now, last.index.0.saturating_sub(kept));
+        cluster.collect(id);
+    }
+}
+
+/// A snapshot offered arrives, or its transfer fails.
+fn fetch(cluster: &mut Cluster, dice: &mut Dice, id: NodeId) {
+    if dice.roll(8) == 0 && cluster.nodes[&id].offered.is_some() {
+        let now = cluster.now;
+        cluster.node(id.0).offered = None;
+        cluster.node(id.0).core.handle_snapshot_failed(now);
+        cluster.collect(id);
+    } else {
+        cluster.fetch(id);
+    }
+}
+
 fn change_members(cluster: &mut Cluster, dice: &mut Dice, oracle: &mut Oracle) {
     let Some(leader) = cluster.leader() else {
         return;
@@ -358,6 +397,7 @@ fn converge(cluster: &mut Cluster, oracle: &mut Oracle) {
             cluster.restart(id.0);
         }
     }
+    cluster.fetches = true;
     cluster.settle();
     cluster.run_for(5_000);
     let Some(leader) = cluster.leader() else {
@@ -430,6 +470,7 @@ fn run_seed(seed: u64) -> Oracle {
         step(&mut world, next);
     }
     converge(&mut world.cluster, &mut world.oracle);
+    world.oracle.fetched = world.cluster.fetched;
     world.oracle
 }
 
@@ -442,6 +483,7 @@ fn random_histories_are_safe_and_end_well() {
     let mut served = 0;
     let mut decided = 0;
     let mut changes = 0;
+    let mut fetched = 0;
     for seed in 0..SEEDS {
         let Ok(oracle) = std::panic::catch_unwind(|| run_seed(seed)) else {
             panic!("failed; reproduce it with RAFT_CORE_SEED={seed}");
@@ -449,7 +491,12 @@ fn random_histories_are_safe_and_end_well() {
         served += oracle.served;
         decided += oracle.decided;
         changes += oracle.changes;
+        fetched += oracle.fetched;
     }
+    assert!(
+        fetched > SEEDS / 10,
+        "only {fetched} snapshots were fetched"
+    );
     // The histories must reach what they are meant to test.
     assert!(served > SEEDS * 4, "only {served} reads were served");
     assert!(decided > SEEDS * 3, "only {decided} proposals were decided");

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use goldenscript::{Argument, Command, Context};
 use raft_core::{Config, MembershipChange, ReadId};
 use raft_proto::{
-    AppendRequest, Entry, EntryKind, HardState, Heartbeat, LogIndex, LogPosition, Message, NodeId,
-    Promotion, Term, TimeoutNow,
+    AppendRequest, Entry, EntryKind, HardState, Heartbeat, InstallSnapshotRequest, LogIndex,
+    LogPosition, Message, NodeId, Promotion, SnapshotDescription, Term, TimeoutNow,
 };
 use support::{Cluster, Envelope, story};
 
@@ -110,6 +110,11 @@ impl Script {
             "peers" => self.peers(&mut args)?,
             "member" => self.member(&mut args)?,
             "members" => self.members()?,
+            "snapshot" => self.snapshot(&mut args)?,
+            "compact" => self.compact(&mut args)?,
+            "offer" => self.offer(&mut args)?,
+            "fetch" => self.fetch(&mut args)?,
+            "fetch_failed" => self.fetch_failed(&mut args)?,
             "wipe" => self.wipe(&mut args)?,
             "uncount" => self.uncount(&mut args)?,
             "timeout_now" => self.timeout_now(&mut args)?,
@@ -478,12 +483,73 @@ impl Script {
         Ok(())
     }
 
+    /// `snapshot 1`: node 1 takes a snapshot of what it has applied.
+    fn snapshot(&mut self, args: &mut Args<'_>) -> Outcome<()> {
+        let id = args.node()?;
+        let cluster = self.cluster()?;
+        let now = cluster.now;
+        let position = cluster.node(id.0).take_snapshot(now);
+        let position = position.ok_or("nothing is applied")?;
+        self.story
+            .push(format!("{id} has a snapshot of {position}"));
+        Ok(())
+    }
+
+    /// `compact 1 3`: node 1 forgets its entries up to 3.
+    fn compact(&mut self, args: &mut Args<'_>) -> Outcome<()> {
+        let id = args.node()?;
+        let through: u64 = args.rest.pop_front().ok_or("up to where?")?.parse()?;
+        let cluster = self.cluster()?;
+        let now = cluster.now;
+        cluster.node(id.0).compact(now, through);
+        cluster.collect(id);
+        self.gather()
+    }
+
+    /// `offer 1 2 4@2 term=2 sequence=1`: an offer that the script makes up arrives.
+    fn offer(&mut self, args: &mut Args<'_>) -> Outcome<()> {
+        let (from, to) = (args.node()?, args.node()?);
+        let last_included = position(args.rest.pop_front().ok_or("up to where?")?)?;
+        let request = InstallSnapshotRequest {
+            term: Term(args.number("term", 1)?),
+            sequence: args.number("sequence", 1)?,
+            snapshot: SnapshotDescription {
+                last_included,
+                membership: support::membership_of(&[1, 2, 3]),
+                total_bytes: 1,
+                checksum: 0,
+            },
+        };
+        self.inject(from, to, request.into())
+    }
+
+    /// `fetch 2`: the snapshot that node 2 was offered has arrived.
+    fn fetch(&mut self, args: &mut Args<'_>) -> Outcome<()> {
+        let id = args.node()?;
+        let fetched = self.cluster()?.fetch(id).ok_or("nothing is offered")?;
+        self.story
+            .push(format!("{id} has fetched snapshot {fetched}"));
+        self.gather()
+    }
+
+    fn fetch_failed(&mut self, args: &mut Args<'_>) -> Outcome<()> {
+        let id = args.node()?;
+        let cluster = self.cluster()?;
+        let now = cluster.now;
+        cluster.node(id.0).offered = None;
+        cluster.node(id.0).core.handle_snapshot_failed(now);
+        cluster.collect(id);
+        self.gather()
+    }
+
     /// `wipe 3`: the node starts with an empty log, as one that is about to join.
     fn wipe(&mut self, args: &mut Args<'_>) -> Outcome<()> {
         let id = args.node()?;
         let cluster = self.cluster()?;
         let node = cluster.node(id.0);
         node.disk.entries.clear();
+        node.disk.snapshot = None;
+        node.disk.first_index = 1;
         node.disk.hard_state = HardState::default();
         cluster.invariants.node_wiped(id);
         cluster.restart(id.0);

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use raft_core::Role;
-use raft_proto::{AppendOutcome, Entry, EntryKind, HardState, LogIndex, Message, NodeId, Term};
+use raft_proto::{
+    AppendOutcome, Entry, EntryKind, HardState, InstallOutcome, LogIndex, Message, NodeId, Term,
+};
 
 use super::{Envelope, Node};
 
@@ -36,6 +38,12 @@ impl Invariants {
             let key = (envelope.from, request.term, envelope.to, request.sequence);
             self.appends.insert(key, last);
             self.claimed = self.claimed.max(request.commit_index);
+        }
+        if let Message::InstallSnapshotRequest(request) = &envelope.message {
+            let last = request.snapshot.last_included.index;
+            let key = (envelope.from, request.term, envelope.to, request.sequence);
+            self.appends.insert(key, last);
+            self.claimed = self.claimed.max(last);
         }
         if let Message::Heartbeat(heartbeat) = &envelope.message {
             self.claimed = self.claimed.max(heartbeat.commit_index);
@@ -107,7 +115,8 @@ impl Invariants {
         if node.is_up {
             let core = &node.core;
             assert_eq!(core.last_position().index.0, node.log.len() as u64);
-            for entry in &node.log {
+            let base = core.base_position().index;
+            for entry in node.log.iter().filter(|entry| entry.index >= base) {
                 assert_eq!(core.term_at(entry.index), Some(entry.term));
             }
         }
@@ -251,6 +260,27 @@ impl Invariants {
                 let key = (envelope.from, request.term, envelope.to, request.sequence);
                 let seen = self.appends.insert(key, last);
                 assert_eq!(seen, None, "a sequence was used twice");
+            }
+            Message::InstallSnapshotRequest(request) => {
+                let last = request.snapshot.last_included.index;
+                let key = (envelope.from, request.term, envelope.to, request.sequence);
+                let seen = self.appends.insert(key, last);
+                assert_eq!(seen, None, "a sequence was used twice");
+                assert!(
+                    last.0 <= self.committed.len() as u64,
+                    "a snapshot of the future"
+                );
+            }
+            Message::InstallSnapshotResponse(response)
+                if response.outcome == InstallOutcome::Installed =>
+            {
+                let key = (envelope.to, response.term, envelope.from, response.sequence);
+                let length = self.appends[&key].0 as usize;
+                assert!(
+                    disk.entries.len() >= length
+                        && disk.entries[..length] == self.committed[..length],
+                    "a snapshot was acknowledged before it was installed"
+                );
             }
             Message::AppendResponse(response) if response.outcome == AppendOutcome::Accepted => {
                 let key = (envelope.to, response.term, envelope.from, response.sequence);

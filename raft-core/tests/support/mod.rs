@@ -15,7 +15,7 @@ pub mod story;
 use std::collections::BTreeMap;
 
 use raft_core::{Config, Event, PersistId, Recovered, Time, Transmit};
-use raft_proto::{Boot, Incarnation, Member, Membership, Message, NodeId};
+use raft_proto::{Boot, Incarnation, LogPosition, Member, Membership, Message, NodeId};
 
 pub use invariants::Invariants;
 pub use node::Node;
@@ -35,6 +35,10 @@ pub struct Cluster {
     pub nodes: BTreeMap<NodeId, Node>,
     pub network: Vec<Envelope>,
     pub invariants: Invariants,
+    /// Whether snapshots offered are fetched while the cluster settles.
+    pub fetches: bool,
+    /// How many were.
+    pub fetched: u64,
 }
 
 pub fn member(id: u64) -> (NodeId, Member) {
@@ -67,6 +71,8 @@ impl Cluster {
             nodes: BTreeMap::new(),
             network: Vec::new(),
             invariants: Invariants::default(),
+            fetches: false,
+            fetched: 0,
         };
         for id in ids {
             let mut config = Config::new(NodeId(id));
@@ -140,6 +146,19 @@ impl Cluster {
         Some(done)
     }
 
+    /// The snapshot that a node was offered arrives there.
+    pub fn fetch(&mut self, id: NodeId) -> Option<LogPosition> {
+        let now = self.now;
+        let node = self.nodes.get_mut(&id)?;
+        if !node.is_up {
+            return None;
+        }
+        let position = node.fetch(now, self.invariants.committed())?;
+        self.fetched += 1;
+        self.collect(id);
+        Some(position)
+    }
+
     /// Fires a node's timers as of now.
     pub fn tick(&mut self, id: NodeId) {
         let now = self.now;
@@ -165,6 +184,7 @@ impl Cluster {
             let mut progressed = false;
             for id in ids {
                 progressed |= self.persist_one(id).is_some();
+                progressed |= self.fetches && self.fetch(id).is_some();
             }
             if !progressed {
                 return;

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use raft_core::{
     Commit, Config, Event, MessageId, Persist, PersistId, ProposeError, RaftCore, Recovered, Time,
+    Transmit,
 };
 use raft_proto::{
-    Entry, EntryKind, HardState, LogIndex, LogPosition, Membership, Message, NodeId, Term, TermRun,
+    Entry, EntryKind, HardState, LogIndex, LogPosition, Membership, Message, NodeId,
+    SnapshotDescription, Term, TermRun,
 };
 
 use super::{Envelope, boot, filled, story};
@@ -16,7 +18,12 @@ use super::{Envelope, boot, filled, story};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
     pub hard_state: HardState,
+    /// Everything that was ever in the log, from index 1: what a snapshot covers is kept here as
+    /// its content.
     pub entries: Vec<Entry>,
+    pub snapshot: Option<SnapshotDescription>,
+    /// Index of the first entry that is still in the log.
+    pub first_index: u64,
 }
 
 pub struct Node {
@@ -32,6 +39,10 @@ pub struct Node {
     /// What the node did since last asked, in words.
     pub story: Vec<String>,
     pub boots: u64,
+    /// A snapshot that the core was offered and the driver has not fetched.
+    pub offered: Option<SnapshotDescription>,
+    /// Content of snapshots fetched, by the last index that they cover.
+    fetched: BTreeMap<LogIndex, (SnapshotDescription, Vec<Entry>)>,
     messages: BTreeMap<MessageId, Vec<Entry>>,
     next_message: u64,
     config: Config,
@@ -50,7 +61,14 @@ pub fn first_entry(membership: &Membership) -> Entry {
 pub fn recovered_from(disk: &Disk, boots: u64) -> Recovered {
     let mut recovered = Recovered::empty(boot(boots));
     recovered.hard_state = disk.hard_state;
-    for entry in &disk.entries {
+    recovered.first_index = LogIndex(disk.first_index);
+    if let Some(snapshot) = &disk.snapshot {
+        recovered.snapshot = Some(snapshot.last_included);
+        recovered.last = snapshot.last_included;
+    }
+    let (gone, held) = disk.entries.split_at(disk.first_index as usize - 1);
+    recovered.memberships.extend(last_membership(gone));
+    for entry in held {
         if recovered.term_runs.last().map(|run| run.term) != Some(entry.term) {
             recovered.term_runs.push(TermRun {
                 first: entry.index,
@@ -67,6 +85,13 @@ pub fn recovered_from(disk: &Disk, boots: u64) -> Recovered {
     recovered
 }
 
+/// The last membership among these entries, with its index.
+pub fn last_membership(entries: &[Entry]) -> Option<(LogIndex, Membership)> {
+    let mut memberships = entries.iter().rev();
+    let entry = memberships.find(|entry| entry.kind == EntryKind::Membership)?;
+    Some((entry.index, Membership::from_bytes(&entry.payload).unwrap()))
+}
+
 impl Node {
     pub fn new(config: Config, recovered: Recovered, entries: Vec<Entry>, now: Time) -> Self {
         let hard_state = recovered.hard_state;
@@ -76,6 +101,8 @@ impl Node {
             disk: Disk {
                 hard_state,
                 entries: entries.clone(),
+                snapshot: None,
+                first_index: 1,
             },
             log: entries,
             writes: VecDeque::new(),
@@ -83,6 +110,8 @@ impl Node {
             events: Vec::new(),
             story: Vec::new(),
             boots: 1,
+            offered: None,
+            fetched: BTreeMap::new(),
             messages: BTreeMap::new(),
             next_message: 1,
             config,
@@ -119,6 +148,9 @@ impl Node {
     /// Takes persists, commits and events from the core, as a driver does.
     pub fn drain(&mut self) {
         while let Some(persist) = self.core.poll_persist() {
+            if let Some(position) = persist.install {
+                self.log = self.fetched[&position.index].1.clone();
+            }
             let entries = self.content_of(&persist);
             if let Some(from) = persist.truncate_from {
                 self.log.truncate(from.0 as usize - 1);
@@ -132,7 +164,15 @@ impl Node {
         }
         self.messages.clear();
         while let Some(commit) = self.core.poll_commit() {
-            let Commit::Entries(range) = commit;
+            let range = match commit {
+                Commit::Entries(range) => range,
+                Commit::Restore(position) => {
+                    self.tell(&format!("restores {position}"));
+                    self.applied = self.fetched[&position.index].1.clone();
+                    self.core.handle_applied(Time::ZERO, position.index);
+                    continue;
+                }
+            };
             self.tell(&format!("applies {}", story::range(range)));
             for index in range.indexes() {
                 assert_eq!(
@@ -148,8 +188,44 @@ impl Node {
             if let Some(line) = story::event(&event) {
                 self.tell(&line);
             }
+            if let Event::SnapshotOffered { snapshot, .. } = &event {
+                self.offered = Some(snapshot.clone());
+            }
             self.events.push(event);
         }
+    }
+
+    /// Takes a snapshot of what is applied.
+    pub fn take_snapshot(&mut self, now: Time) -> Option<LogPosition> {
+        let last = self.applied.last()?.position();
+        let snapshot = SnapshotDescription {
+            last_included: last,
+            membership: last_membership(&self.applied)?.1,
+            total_bytes: last.index.0,
+            checksum: 0,
+        };
+        self.disk.snapshot = Some(snapshot.clone());
+        self.core.handle_snapshot_saved(now, snapshot);
+        Some(last)
+    }
+
+    /// Forgets entries up to `through`, which the snapshot covers.
+    pub fn compact(&mut self, now: Time, through: u64) {
+        assert!(self.disk.entries.len() as u64 >= through);
+        self.disk.first_index = self.disk.first_index.max(through + 1);
+        self.core.handle_compacted(now, LogIndex(through));
+    }
+
+    /// The snapshot offered has arrived.
+    pub fn fetch(&mut self, now: Time, committed: &[Entry]) -> Option<LogPosition> {
+        let snapshot = self.offered.take()?;
+        let position = snapshot.last_included;
+        let content = committed[..position.index.0 as usize].to_vec();
+        assert_eq!(content.last().map(Entry::position), Some(position));
+        self.fetched
+            .insert(position.index, (snapshot.clone(), content));
+        self.core.handle_snapshot_received(now, &snapshot);
+        Some(position)
     }
 
     fn tell(&mut self, line: &str) {
@@ -160,6 +236,13 @@ impl Node {
     pub fn transmits(&mut self) -> Vec<(NodeId, Message)> {
         let mut sent = Vec::new();
         while let Some(transmit) = self.core.poll_transmit() {
+            if let Transmit::Append(order) = &transmit {
+                let base = self.core.base_position().index;
+                assert!(
+                    order.previous.index >= base,
+                    "compacted entries are not sent"
+                );
+            }
             sent.push(filled(transmit, &self.log));
         }
         sent
@@ -178,6 +261,12 @@ impl Node {
 
     fn write(&mut self, persist: &Persist, entries: Vec<Entry>) {
         self.disk.hard_state = persist.hard_state;
+        if let Some(position) = persist.install {
+            let (snapshot, content) = self.fetched[&position.index].clone();
+            self.disk.entries = content;
+            self.disk.snapshot = Some(snapshot);
+            self.disk.first_index = position.index.0 + 1;
+        }
         if let Some(from) = persist.truncate_from {
             self.disk.entries.truncate(from.0 as usize - 1);
         }
@@ -219,6 +308,12 @@ impl Node {
         self.core = RaftCore::new(self.config.clone(), recovered, now).unwrap();
         self.log = self.disk.entries.clone();
         self.applied.clear();
+        self.offered = None;
+        if let Some(snapshot) = self.disk.snapshot.clone() {
+            let covered = snapshot.last_included.index.0 as usize;
+            self.applied = self.log[..covered].to_vec();
+            self.core.handle_snapshot_saved(now, snapshot);
+        }
         self.messages.clear();
         self.is_up = true;
     }

@@ -3,7 +3,7 @@
 use raft_core::{
     Event, IndexRange, MembershipStage, Persist, ProposalOutcome, Role, TransferOutcome,
 };
-use raft_proto::{AppendOutcome, Entry, EntryKind, Message};
+use raft_proto::{AppendOutcome, Entry, EntryKind, InstallOutcome, Message};
 
 use super::Node;
 
@@ -37,6 +37,9 @@ pub fn persist(persist: &Persist, written: &[Entry]) -> String {
     let mut line = format!("#{} term {}", persist.id, persist.hard_state.term.0);
     if let Some(vote) = persist.hard_state.vote {
         line += &format!(" vote {vote}");
+    }
+    if let Some(position) = persist.install {
+        line += &format!(" install snapshot {position}");
     }
     if let Some(from) = persist.truncate_from {
         line += &format!(" truncate from {from}");
@@ -84,6 +87,10 @@ pub fn event(event: &Event) -> Option<String> {
             TransferOutcome::TimedOut => format!("transfer to {to} timed out"),
             TransferOutcome::Aborted => format!("transfer to {to} aborted"),
         },
+        Event::SnapshotOffered { from, snapshot } => {
+            format!("is offered snapshot {} by {from}", snapshot.last_included)
+        }
+        Event::SnapshotWanted { peer } => format!("wants a snapshot for {peer}"),
         Event::PeerViolated { peer, violation } => format!("accuses {peer}: {violation:?}"),
         Event::Halted => "halted".to_owned(),
     };
@@ -131,6 +138,22 @@ pub fn message(message: &Message) -> String {
         }
         Message::Heartbeat(m) => format!("Heartbeat round={} commit={}", m.round, m.commit_index),
         Message::HeartbeatResponse(m) => format!("HeartbeatAnswer round={}", m.round),
+        Message::InstallSnapshotRequest(m) => {
+            format!(
+                "Offer #{} snapshot {}",
+                m.sequence, m.snapshot.last_included
+            )
+        }
+        Message::InstallSnapshotResponse(m) => {
+            let outcome = match m.outcome {
+                InstallOutcome::Fetching { received_bytes } => {
+                    format!("fetching, {received_bytes} bytes there")
+                }
+                InstallOutcome::Installed => "installed".to_owned(),
+                InstallOutcome::Refused => "refused".to_owned(),
+            };
+            format!("OfferAnswer #{} {outcome}", m.sequence)
+        }
         Message::TimeoutNow(_) => "TimeoutNow".to_owned(),
         Message::ReadIndexRequest(m) => format!("ReadIndex #{}", request(m.id)),
         Message::ReadIndexResponse(m) => {
