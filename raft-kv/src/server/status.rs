@@ -111,5 +111,6 @@ fn state_name(replication: Replication) -> &'static str {
     match replication {
         Replication::Probe => "probe",
         Replication::Replicate => "replicate",
+        Replication::Snapshot => "snapshot",
     }
 }

@@ -1,6 +1,6 @@
 //! The core's events, turned into answers for those who wait and into log lines.
 
-use raft_core::{Event, IndexRange, ProposalOutcome, ReadId, TransferOutcome};
+use raft_core::{Event, IndexRange, ProposalOutcome, ReadId, Time, TransferOutcome};
 use raft_proto::{LogPosition, NodeId, Term};
 
 use super::Driver;
@@ -34,6 +34,18 @@ impl Driver {
                 Event::LeaderChanged { leader, term } => {
                     let (node, leader) = (self.core.config().id.0, leader.map(|id| id.0));
                     tracing::info!(node, term = term.0, leader, "leader changed");
+                }
+                // This driver never compacts its log and fetches no snapshots; a leader that offers
+                // one is told so, and keeps its entries for this node or does without it.
+                Event::SnapshotOffered { from, snapshot } => {
+                    let (node, peer) = (self.core.config().id.0, from.0);
+                    let index = snapshot.last_included.index.0;
+                    tracing::error!(node, peer, index, "a snapshot was offered and is refused");
+                    self.core.handle_snapshot_failed(Time::ZERO);
+                }
+                Event::SnapshotWanted { peer } => {
+                    let (node, peer) = (self.core.config().id.0, peer.0);
+                    tracing::error!(node, peer, "a peer needs entries that are compacted");
                 }
                 Event::PeerViolated { peer, violation } => {
                     let (node, peer) = (self.core.config().id.0, peer.0);

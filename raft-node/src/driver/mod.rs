@@ -354,6 +354,9 @@ impl Driver {
         while let Some(commit) = self.core.poll_commit() {
             match commit {
                 Commit::Entries(range) => self.apply.commit_through(range.last),
+                Commit::Restore(position) => unreachable!(
+                    "no snapshot was reported received, so none up to {position} is restored"
+                ),
             }
         }
     }
