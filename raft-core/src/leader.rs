@@ -20,7 +20,7 @@ use crate::timers::Timer;
 
 impl RaftCore {
     /// Appends a proposal of this many payload bytes; the driver keeps the payload under the
-    /// position returned, and learns the outcome by [`Event::ProposalsDecided`].
+    /// position returned, and learns the outcome by [`crate::Event::ProposalsDecided`].
     ///
     /// # Errors
     /// [`ProposeError`]; then nothing has happened.

@@ -23,6 +23,11 @@
 //! still led after the read was asked (thesis §6.4). A leader hands over by asking an up-to-date
 //! voter to campaign at once (thesis §3.10), and steps down when it loses contact with a majority.
 //!
+//! Memberships are entries, in force from the moment they are in the log; a change of voters goes
+//! through a joint configuration in which majorities of both the old and the new voters must agree
+//! (§6). New members are learners until they have caught up. A node that needs entries which its
+//! leader has compacted is offered a snapshot instead (§7).
+//!
 //! # Invariants
 //!
 //! * **Election safety**: at most one leader per term.
@@ -32,6 +37,7 @@
 //! * **State machine safety**: no two nodes apply different entries at an index.
 //! * **Durable promises**: no vote, vote request or acknowledgement leaves, and nothing is applied
 //!   or counted for a commit, before what it relies on is durable where it relies on it.
+//! * **One change at a time**: at most one membership of a log is not committed.
 //! * **Linearizable reads**: the index of a read is not below any commit that anybody knew of when
 //!   the read was asked.
 //! * **Definite outcomes**: a proposal is reported committed or superseded only if that is final.
@@ -101,10 +107,11 @@
 //!
 //! # Code map
 //!
-//! `step` applies the rules about terms and dispatches; `election`, `follower`, `leader`, `read` and
-//! `transfer` hold the protocol; `replication` decides which append to send next; `persist_queue`
-//! knows what is durable; `progress` has every transition of a peer's replication state;
-//! `log_view`, `membership_log`, `proposals`, [`quorum`] and `timers` are plain data structures.
+//! `step` applies the rules about terms and dispatches; `election`, `follower`, `leader`, `read`,
+//! `transfer`, `reconfiguration` and `snapshot` hold the protocol; `replication` decides which append
+//! to send next; `persist_queue` knows what is durable; `progress` has every transition of a peer's
+//! replication state; `log_view`, `membership_log`, `membership_change`, `catch_up`, `proposals`,
+//! [`quorum`] and `timers` are plain data structures.
 //! Architecture invariant: nothing here does I/O, reads a clock, or depends on the order of a hash
 //! map; `clippy.toml` refuses it.
 #![forbid(unsafe_code)]

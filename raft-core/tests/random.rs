@@ -1,7 +1,8 @@
 //! Random histories: cores under drops, duplicates, reordering, slow disks and crashes that lose
 //! what was not durable; every safety invariant after every step, and progress once all is well.
 //!
-//! A seed is reproduced with `RAFT_CORE_SEED=n cargo test -p raft-core --test random`.
+//! A seed is reproduced with `RAFT_CORE_SEED=n cargo test -p raft-core --test random`;
+//! `RAFT_CORE_SEEDS=n` tries more of them.
 
 mod support;
 
@@ -480,11 +481,15 @@ fn random_histories_are_safe_and_end_well() {
         run_seed(seed.parse().expect("a number"));
         return;
     }
+    let seeds = match std::env::var("RAFT_CORE_SEEDS") {
+        Ok(seeds) => seeds.parse().expect("a number"),
+        Err(_) => SEEDS,
+    };
     let mut served = 0;
     let mut decided = 0;
     let mut changes = 0;
     let mut fetched = 0;
-    for seed in 0..SEEDS {
+    for seed in 0..seeds {
         let Ok(oracle) = std::panic::catch_unwind(|| run_seed(seed)) else {
             panic!("failed; reproduce it with RAFT_CORE_SEED={seed}");
         };
