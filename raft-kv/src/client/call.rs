@@ -29,7 +29,7 @@ impl Default for CallPolicy {
             deadline: Duration::from_secs(5),
             first_attempt: Duration::from_millis(500),
             pause_min: Duration::from_millis(10),
-            pause_max: Duration::from_millis(250),
+            pause_max: Duration::from_millis(100),
         }
     }
 }

@@ -46,12 +46,14 @@ use self::exchange::{Answer, exchange};
 use self::pool::Pool;
 use self::request::Request;
 pub use self::request::Write;
+use self::route::Advice;
 pub use self::session::Session;
 use crate::command::Query;
 use crate::limits::{MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, SESSION_TTL_MS_DEFAULT};
 use crate::operation::{KeyRange, RangeQuery};
 use crate::protocol::{
-    self, NodeStatus, RegisterRequest, RequestKind, ResponseKind, ServerRefusal, TransferRequest,
+    self, NodeStatus, Redirect, RegisterRequest, RequestKind, ResponseKind, ServerRefusal,
+    TransferRequest,
 };
 use crate::reply::{KeyValue, RangeReply, Reply, WriteReply};
 
@@ -359,10 +361,18 @@ impl Client {
         };
         let attempt = exchange(&connected, request, bounds).await;
         let address = &connected.address;
-        match &attempt {
-            Attempt::Redirected { redirect, .. } => pool.redirected(address, redirect),
+        match attempt {
+            Attempt::Redirected { from, redirect } => {
+                let redirect = match pool.redirected(address, &redirect) {
+                    Advice::Follow => redirect,
+                    Advice::Wait => Redirect::default(),
+                };
+                return Attempt::Redirected { from, redirect };
+            }
             Attempt::Unsure(_) | Attempt::NotDone(Problem::NotSent(_)) => pool.fails(address),
-            Attempt::NotDone(Problem::Refused(refusal)) if leaves(refusal) => pool.fails(address),
+            Attempt::NotDone(Problem::Refused(ref refusal)) if leaves(refusal) => {
+                pool.leave(address);
+            }
             Attempt::NotDone(_) | Attempt::Answered(_) => {}
         }
         attempt

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::call::{Attempt, Problem};
 use super::error::is_permanent;
-use super::route::Route;
+use super::route::{Advice, Route};
 use crate::protocol::Redirect;
 
 /// How long an endpoint has to accept us before the next one is asked, too.
@@ -59,6 +59,7 @@ impl Activity {
 pub(super) struct Pool {
     endpoint: ClientEndpoint,
     connections_per_peer: usize,
+    started: Instant,
     state: Mutex<State>,
 }
 
@@ -91,6 +92,7 @@ impl Pool {
         Self {
             endpoint,
             connections_per_peer: connections_per_peer.max(1),
+            started: Instant::now(),
             state: Mutex::new(State {
                 route: Route::new(endpoints),
                 peers: HashMap::new(),
@@ -106,7 +108,7 @@ impl Pool {
             return match peer.connect(&self.endpoint, bound).await {
                 Ok(connection) => Ok(peer.connected(connection)),
                 Err(error) => {
-                    self.state().route.fails(&peer.address);
+                    self.fails(&peer.address);
                     Err(Attempt::NotDone(not_connected(&peer.address, &error)))
                 }
             };
@@ -158,26 +160,33 @@ impl Pool {
 
     /// An endpoint has not done its part.
     pub(super) fn fails(&self, address: &str) {
-        self.state().route.fails(address);
+        let now = self.now();
+        self.state().route.fails(address, now);
+    }
+
+    /// Another endpoint had better be asked next.
+    pub(super) fn leave(&self, address: &str) {
+        self.state().route.leave(address);
     }
 
     /// An endpoint says that it does not lead.
-    pub(super) fn redirected(&self, from: &str, redirect: &Redirect) {
-        self.state().route.redirected(from, redirect);
+    pub(super) fn redirected(&self, from: &str, redirect: &Redirect) -> Advice {
+        let now = self.now();
+        self.state().route.redirected(from, redirect, now)
     }
 
     /// Asks this endpoint from now on, until it fails.
     pub(super) fn prefer(&self, address: &str) {
         let mut state = self.state();
         if let Some(before) = state.route.preferred().map(str::to_owned) {
-            state.route.fails(&before);
+            state.route.leave(&before);
         }
         state.route.works(address);
     }
 
     /// All endpoints known.
     pub(super) fn addresses(&self) -> Vec<String> {
-        self.state().route.all().map(str::to_owned).collect()
+        self.state().route.endpoints().map(str::to_owned).collect()
     }
 
     pub(super) async fn shutdown(&self, bound: Duration) {
@@ -194,9 +203,15 @@ impl Pool {
         Some(state.peer(&address, self.connections_per_peer))
     }
 
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     fn all_peers(&self) -> Vec<Arc<Peer>> {
+        let now = self.now();
         let mut state = self.state();
-        let addresses: Vec<String> = state.route.all().map(str::to_owned).collect();
+        let in_order = state.route.all(now);
+        let addresses: Vec<String> = in_order.into_iter().map(str::to_owned).collect();
         let peer = |address: &String| state.peer(address, self.connections_per_peer);
         addresses.iter().map(peer).collect()
     }

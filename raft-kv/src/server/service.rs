@@ -3,8 +3,8 @@
 //! Runs on the node's network tasks. A write or read takes no task of its own, waits for nothing
 //! here, and its bytes are passed on as they came.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -28,8 +28,9 @@ const TICK_INTERVAL_MS: u64 = 1_000;
 /// What serves the clients of one node.
 pub(super) struct Service {
     id: NodeId,
-    /// Set right after the node has started; requests that come earlier are refused.
-    raft: OnceLock<Raft>,
+    /// Set right after the node has started; requests that come earlier are refused. Shared with
+    /// every request under way, which costs one count and not a clone of the whole handle.
+    raft: Arc<OnceLock<Raft>>,
     clock: StampClock,
 }
 
@@ -37,7 +38,7 @@ impl Service {
     pub(super) fn new(id: NodeId) -> Self {
         Self {
             id,
-            raft: OnceLock::new(),
+            raft: Arc::default(),
             clock: StampClock::new(),
         }
     }
@@ -124,6 +125,7 @@ impl ClientHandler for Service {
         let mut responder = Responder {
             connection: connection.clone(),
             request_id,
+            raft: Arc::clone(&self.raft),
             unanswered: Unanswered::NotDone,
         };
         let Some(kind) = RequestKind::from_number(kind) else {
@@ -225,11 +227,18 @@ fn check_query(body: &[u8]) -> Result<(), ServerRefusal> {
     }
 }
 
+/// Why a node that is in this state does nothing.
+fn not_running(state: Option<NodeState>) -> ServerRefusal {
+    match state {
+        Some(NodeState::Forming { waiting_for }) => ServerRefusal::NotReady { waiting_for },
+        Some(NodeState::Running { .. } | NodeState::Stopped(_)) | None => ServerRefusal::Stopped,
+    }
+}
+
 fn propose(raft: &Raft, command: Bytes, responder: Responder) {
-    let state = raft.clone();
     raft.propose_with(command, move |outcome| match outcome {
         Ok(reply) => responder.answer(&reply),
-        Err(error) => responder.not_proposed(&state, error),
+        Err(error) => responder.not_proposed(error),
     });
 }
 
@@ -239,10 +248,9 @@ fn read(raft: &Raft, kind: RequestKind, query: Bytes, responder: Responder) {
     } else {
         ReadConsistency::Linearizable
     };
-    let state = raft.clone();
     raft.read_with(query, consistency, move |outcome| match outcome {
         Ok(reply) => responder.answer(&reply),
-        Err(error) => responder.not_read(&state, error),
+        Err(error) => responder.not_read(error),
     });
 }
 
@@ -261,6 +269,7 @@ enum Unanswered {
 struct Responder {
     connection: ClientConnection,
     request_id: u64,
+    raft: Arc<OnceLock<Raft>>,
     unanswered: Unanswered,
 }
 
@@ -311,9 +320,9 @@ impl Responder {
         self.send(ResponseKind::Status, &protocol::to_body(status), &[]);
     }
 
-    fn not_proposed(self, raft: &Raft, error: ProposeError) {
+    fn not_proposed(self, error: ProposeError) {
         match error {
-            ProposeError::NotLeader { leader: None } => self.no_leader(raft),
+            ProposeError::NotLeader { leader: None } => self.no_leader(),
             ProposeError::NotLeader { leader } => self.redirect(leader),
             ProposeError::Superseded { .. } => self.refuse(&ServerRefusal::Superseded),
             ProposeError::Unknown => self.unknown(),
@@ -323,40 +332,36 @@ impl Responder {
                 bytes: bytes as u64,
                 limit: limit as u64,
             }),
-            ProposeError::ShutDown => self.stopped(raft),
+            ProposeError::ShutDown => self.stopped(),
         }
     }
 
-    fn not_read(self, raft: &Raft, error: ReadError) {
+    fn not_read(self, error: ReadError) {
         match error {
-            ReadError::NotConfirmed { leader: None } => self.no_leader(raft),
+            ReadError::NotConfirmed { leader: None } => self.no_leader(),
             ReadError::NotConfirmed { leader } => self.redirect(leader),
             ReadError::Overloaded => self.refuse(&ServerRefusal::Overloaded),
             ReadError::TimedOut => self.refuse(&ServerRefusal::ReadNotConfirmed),
-            ReadError::ShutDown => self.stopped(raft),
+            ReadError::ShutDown => self.stopped(),
         }
     }
 
     /// A forming node knows no leader either, but can say more.
-    fn no_leader(self, raft: &Raft) {
-        match raft.state() {
-            NodeState::Forming { waiting_for } => {
-                self.refuse(&ServerRefusal::NotReady { waiting_for });
-            }
-            NodeState::Running { .. } => self.redirect(None),
-            NodeState::Stopped(_) => self.refuse(&ServerRefusal::Stopped),
+    fn no_leader(self) {
+        match self.state() {
+            Some(NodeState::Running { .. }) => self.redirect(None),
+            other => self.refuse(&not_running(other)),
         }
     }
 
-    fn stopped(self, raft: &Raft) {
-        match raft.state() {
-            NodeState::Forming { waiting_for } => {
-                self.refuse(&ServerRefusal::NotReady { waiting_for });
-            }
-            NodeState::Running { .. } | NodeState::Stopped(_) => {
-                self.refuse(&ServerRefusal::Stopped);
-            }
-        }
+    /// The node takes no requests: not any more, or not yet.
+    fn stopped(self) {
+        let refusal = not_running(self.state());
+        self.refuse(&refusal);
+    }
+
+    fn state(&self) -> Option<NodeState> {
+        self.raft.get().map(Raft::state)
     }
 
     fn transferred(mut self, outcome: Result<(), TransferError>) {
