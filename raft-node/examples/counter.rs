@@ -4,10 +4,9 @@
 use std::error::Error;
 
 use bytes::Bytes;
-use raft_log::DataDir;
-use raft_log::vfs::RealVfs;
-use raft_node::{Applied, MemoryNetwork, NodeState, Parts, Raft, RaftConfig, ReadConsistency};
-use raft_node::{ProposeError, StateMachine};
+use raft_log::{DataDir, vfs::RealVfs};
+use raft_node::{Applied, MemoryNetwork, NodeState, Parts, ProposeError, Raft, RaftConfig};
+use raft_node::{ReadConsistency, StateMachine};
 use raft_proto::NodeId;
 
 /// Adds up the numbers it is given.
@@ -16,12 +15,7 @@ struct Counter(u64);
 
 impl StateMachine for Counter {
     fn apply(&mut self, applied: Applied<'_>) -> Bytes {
-        let number = applied
-            .command
-            .as_ref()
-            .try_into()
-            .map_or(0, u64::from_le_bytes);
-        self.0 = self.0.wrapping_add(number);
+        self.0 = self.0.wrapping_add(number(applied.command));
         self.query(&Bytes::new())
     }
 
@@ -30,43 +24,35 @@ impl StateMachine for Counter {
     }
 }
 
+fn number(bytes: &[u8]) -> u64 {
+    bytes.try_into().map_or(0, u64::from_le_bytes)
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let home = tempfile::tempdir()?;
     let network = MemoryNetwork::new();
-    let voters: Vec<_> = (1..=3)
-        .map(|id| (NodeId(id), format!("node-{id}:1")))
-        .collect();
+    let voters = [1, 2, 3].map(|id| (NodeId(id), format!("node-{id}:1")));
     let mut nodes = Vec::new();
-    for (id, _) in &voters {
-        let path = home.path().join(id.to_string());
+    for (id, address) in &voters {
         let parts = Parts {
-            directory: DataDir::open(RealVfs::shared(), &path, *id)?,
+            directory: DataDir::open(RealVfs::shared(), &home.path().join(address), *id)?,
             machine: Box::new(Counter::default()),
             transport: network.transport(*id),
         };
-        nodes.push(Raft::start(RaftConfig::new(*id, voters.clone()), parts)?);
+        let config = RaftConfig::new(*id, voters.to_vec());
+        nodes.push(Raft::start(config, parts)?);
+    }
+    let is_running = |state: &NodeState| matches!(state, NodeState::Running { .. });
+    for node in &nodes {
+        node.wait_for(is_running).await;
+    }
+    for term in 1..=100_u64 {
+        println!("the sum is {}", add(&nodes, term).await?);
     }
     for node in &nodes {
-        node.wait_for(|state| matches!(state, NodeState::Running { .. }))
-            .await;
-    }
-
-    // Every node may be asked; the leader takes the command, the others say who leads.
-    let mut sum = 0;
-    for number in 1..=100_u64 {
-        let reply = add(&nodes, number).await?;
-        sum += number;
-        assert_eq!(reply, sum);
-    }
-    for node in &nodes {
-        let answer = node
-            .read(Bytes::new(), ReadConsistency::Linearizable)
-            .await?;
-        println!(
-            "a node says {}",
-            u64::from_le_bytes(answer.as_ref().try_into()?)
-        );
+        let answer = node.read(Bytes::new(), ReadConsistency::Linearizable);
+        println!("a node says {}", number(&answer.await?));
     }
     for node in nodes {
         node.shutdown().await?;
@@ -74,19 +60,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn add(nodes: &[Raft], number: u64) -> Result<u64, Box<dyn Error>> {
+/// Any node may be asked; only the leader takes the command.
+async fn add(nodes: &[Raft], term: u64) -> Result<u64, Box<dyn Error>> {
     for node in nodes.iter().cycle() {
-        match node
-            .propose(Bytes::copy_from_slice(&number.to_le_bytes()))
-            .await
-        {
-            Ok(proposal) => {
-                let reply = proposal.outcome().await?;
-                return Ok(u64::from_le_bytes(reply.as_ref().try_into()?));
-            }
+        let command = Bytes::copy_from_slice(&term.to_le_bytes());
+        match node.propose(command).await {
+            Ok(proposal) => return Ok(number(&proposal.outcome().await?)),
             Err(ProposeError::NotLeader { .. }) => tokio::task::yield_now().await,
             Err(error) => return Err(error.into()),
         }
     }
-    Err("no nodes".into())
+    Err("there are no nodes".into())
 }
