@@ -27,7 +27,7 @@ impl Default for CallPolicy {
     fn default() -> Self {
         Self {
             deadline: Duration::from_secs(5),
-            first_attempt: Duration::from_millis(500),
+            first_attempt: Duration::from_millis(300),
             pause_min: Duration::from_millis(10),
             pause_max: Duration::from_millis(100),
         }

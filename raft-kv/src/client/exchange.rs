@@ -28,12 +28,14 @@ pub(super) async fn exchange(
     let payload = request.payload.clone();
     let asked = connection.request(request.kind as u8, &request.head, payload);
     tokio::pin!(asked);
-    let deadline = Instant::now() + bounds.deadline;
+    let began = Instant::now();
+    let deadline = began + bounds.deadline;
+    // Patience ends so long after the last sign of progress.
+    let patience = || deadline.min(began.max(activity.last()) + bounds.attempt);
     loop {
-        let since = Instant::now();
-        let until = deadline.min(since + bounds.attempt);
+        let until = patience();
         match tokio::time::timeout_at(until, &mut asked).await {
-            Err(_) if until < deadline && activity.since(since) => {}
+            Err(_) if until < patience() => {}
             Err(_) => return Attempt::Unsure(Problem::NoAnswer(address.to_string())),
             Ok(Err(error)) => return request_failed(address, &error),
             Ok(Ok(response)) => {

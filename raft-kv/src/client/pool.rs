@@ -48,10 +48,9 @@ impl Activity {
         self.last_ns.fetch_max(now, Ordering::Relaxed);
     }
 
-    /// Whether one has come after this moment.
-    pub(super) fn since(&self, moment: tokio::time::Instant) -> bool {
-        let last = Duration::from_nanos(self.last_ns.load(Ordering::Relaxed));
-        self.origin + last > moment
+    /// When the last one came.
+    pub(super) fn last(&self) -> tokio::time::Instant {
+        self.origin + Duration::from_nanos(self.last_ns.load(Ordering::Relaxed))
     }
 }
 
