@@ -203,7 +203,8 @@ pub enum ProposalOutcome {
     /// Another term's entry is committed there, or a later term's before it: the proposal will
     /// never take effect, because no later leader's log can have it.
     Superseded {
-        /// The term of the entry that is committed.
+        /// The term of the entry that is committed; of the last one that a snapshot covers, if that
+        /// is how this node learned of it.
         by: Term,
     },
     /// This node stopped, or installed a snapshot over it: the proposal may have been committed,
@@ -234,7 +235,7 @@ pub enum TransferOutcome {
     /// The target did not take over within an election timeout; this node leads on if it still
     /// can.
     TimedOut,
-    /// The target left the cluster, or this node stopped.
+    /// This node stopped.
     Aborted,
 }
 

@@ -92,6 +92,10 @@ fn decide_range(range: IndexRange, term: Term, log: &LogView, events: &mut VecDe
     let outcome_at = |index| match log.term_at(index) {
         Some(found) if found == term => ProposalOutcome::Committed,
         Some(by) => ProposalOutcome::Superseded { by },
+        // A snapshot covers it. No entry there can be of a later term than the snapshot's last.
+        None if log.base().term < term => ProposalOutcome::Superseded {
+            by: log.base().term,
+        },
         None => ProposalOutcome::Unknown,
     };
     let mut piece = IndexRange {
