@@ -288,3 +288,124 @@ fn cut(persist: &mut Persist, from: LogIndex) {
         persist.message = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft_proto::{NodeId, Term};
+
+    fn queue() -> PersistQueue {
+        PersistQueue::new(HardState::default(), LogIndex(4))
+    }
+
+    fn range(first: u64, last: u64) -> IndexRange {
+        IndexRange::new(LogIndex(first), LogIndex(last)).unwrap()
+    }
+
+    fn append(queue: &mut PersistQueue, message: u64, first: u64, last: u64) {
+        let source = Source::Message(MessageId(message));
+        queue.append(source, range(first, last), None, Epoch(0));
+    }
+
+    #[test]
+    fn a_truncation_voids_what_older_writes_would_have_said() {
+        let mut queue = queue();
+        append(&mut queue, 1, 5, 8);
+        let older = queue.poll().unwrap();
+        queue.truncate_from(LogIndex(6), Epoch(1));
+        append(&mut queue, 2, 6, 7);
+        let newer = queue.poll().unwrap();
+        assert_eq!(newer.truncate_from, Some(LogIndex(6)));
+        queue.complete(older.id);
+        assert_eq!(queue.durable_index(), LogIndex(5));
+        assert_eq!(queue.index_waits_for(LogIndex(6)), Some(newer.id));
+        queue.complete(newer.id);
+        assert_eq!(queue.durable_index(), LogIndex(7));
+        assert_eq!(queue.index_waits_for(LogIndex(7)), None);
+    }
+
+    #[test]
+    fn what_was_never_handed_out_is_cut_and_not_truncated_on_disk() {
+        let mut queue = queue();
+        append(&mut queue, 1, 5, 8);
+        queue.truncate_from(LogIndex(7), Epoch(1));
+        append(&mut queue, 2, 7, 7);
+        let first = queue.poll().unwrap();
+        assert_eq!(first.entries, Some(range(5, 6)));
+        let second = queue.poll().unwrap();
+        assert_eq!(second.truncate_from, None);
+        assert_eq!(second.entries, Some(range(7, 7)));
+        assert_eq!(queue.poll(), None);
+    }
+
+    #[test]
+    fn a_persist_never_mixes_messages_and_proposals_gather() {
+        let mut queue = queue();
+        append(&mut queue, 1, 5, 5);
+        append(&mut queue, 2, 6, 6);
+        for index in 7..=9 {
+            queue.append(Source::Local, range(index, index), None, Epoch(0));
+        }
+        let polled: Vec<_> = std::iter::from_fn(|| queue.poll()).collect();
+        let messages: Vec<_> = polled.iter().map(|p| p.message.map(|id| id.0)).collect();
+        assert_eq!(messages, [Some(1), Some(2), None]);
+        assert_eq!(polled[2].entries, Some(range(7, 9)));
+    }
+
+    #[test]
+    fn a_hard_state_joins_the_entries_that_follow_and_waits_for_its_own_write() {
+        let mut queue = queue();
+        let hard_state = HardState {
+            term: Term(2),
+            vote: Some(NodeId(3)),
+        };
+        append(&mut queue, 1, 5, 5);
+        let before = queue.poll().unwrap();
+        queue.set_hard_state(hard_state, Epoch(0));
+        append(&mut queue, 2, 6, 6);
+        let with = queue.poll().unwrap();
+        assert_eq!(
+            (with.hard_state, with.entries),
+            (hard_state, Some(range(6, 6)))
+        );
+        assert_eq!(queue.hard_state_waits_for(), Some(with.id));
+        queue.complete(before.id);
+        assert_eq!(queue.hard_state_waits_for(), Some(with.id));
+        queue.complete(with.id);
+        assert_eq!(queue.hard_state_waits_for(), None);
+    }
+
+    #[test]
+    fn an_installation_replaces_what_is_queued() {
+        let mut queue = queue();
+        append(&mut queue, 1, 5, 8);
+        let older = queue.poll().unwrap();
+        append(&mut queue, 2, 9, 9);
+        let position = LogPosition {
+            index: LogIndex(20),
+            term: Term(1),
+        };
+        queue.install(position, LogIndex(6), Epoch(1));
+        append(&mut queue, 3, 21, 21);
+        assert_eq!(queue.poll().unwrap().entries, None);
+        let install = queue.poll().unwrap();
+        assert_eq!(install.install, Some(position));
+        assert_eq!(install.entries, Some(range(21, 21)));
+        queue.complete(older.id);
+        assert_eq!(
+            queue.durable_index(),
+            LogIndex(6),
+            "what is committed stays"
+        );
+        queue.complete(install.id);
+        assert_eq!(queue.durable_index(), LogIndex(21));
+    }
+
+    #[test]
+    #[should_panic(expected = "before it was handed out")]
+    fn a_write_is_not_durable_before_it_is_handed_out() {
+        let mut queue = queue();
+        append(&mut queue, 1, 5, 5);
+        queue.complete(PersistId(1));
+    }
+}

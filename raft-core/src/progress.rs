@@ -449,3 +449,135 @@ impl Progress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft_proto::Term;
+
+    const WINDOW: Window = Window {
+        messages: 3,
+        bytes: 25,
+    };
+    const RETRY: Retry = Retry {
+        probe_ms: 100,
+        append_ms: 200,
+        snapshot_ms: 700,
+    };
+
+    fn send(progress: &mut Progress, sequence: u64, count: u64, now_ms: u64) {
+        let next = progress.next_index();
+        let previous = LogPosition {
+            index: next.previous(),
+            term: Term(1),
+        };
+        let entries = IndexRange::new(next, LogIndex(next.0 + count - 1));
+        let now = Time::from_ms(now_ms);
+        progress.send(sequence, previous, entries, count * 10, WINDOW, now);
+    }
+
+    /// A peer that matches up to entry 4.
+    fn replicating() -> Progress {
+        let mut progress = Progress::new(LogIndex(5), Time::ZERO);
+        send(&mut progress, 1, 0, 0);
+        assert!(progress.accept(1));
+        assert_eq!(progress.replication(), Replication::Replicate);
+        progress
+    }
+
+    #[test]
+    fn the_window_is_bounded_in_messages_and_bytes() {
+        let mut progress = replicating();
+        let last = LogIndex(100);
+        send(&mut progress, 2, 1, 0);
+        send(&mut progress, 3, 1, 0);
+        assert!(progress.is_ready(last, WINDOW), "20 bytes are below 25");
+        send(&mut progress, 4, 1, 0);
+        assert_eq!(progress.inflight(), (3, 30));
+        assert!(!progress.is_ready(last, WINDOW));
+        assert!(progress.accept(3), "it covers the one before");
+        assert_eq!(progress.inflight(), (1, 10));
+        assert_eq!(progress.match_index(), LogIndex(6));
+        assert!(!progress.accept(2), "late news");
+    }
+
+    #[test]
+    fn next_is_never_at_or_below_match() {
+        let mut progress = replicating();
+        progress.probe_from(LogIndex(1));
+        assert_eq!(progress.next_index(), LogIndex(5));
+    }
+
+    #[test]
+    fn no_state_waits_forever() {
+        let last = LogIndex(100);
+        // A probe without an answer.
+        let mut progress = Progress::new(LogIndex(5), Time::ZERO);
+        send(&mut progress, 1, 0, 0);
+        progress.touch(Time::from_ms(99), &RETRY);
+        assert!(!progress.is_ready(last, WINDOW));
+        progress.touch(Time::from_ms(100), &RETRY);
+        assert!(progress.is_ready(last, WINDOW));
+        // Appends without an answer.
+        let mut progress = replicating();
+        for sequence in 2..=4 {
+            send(&mut progress, sequence, 1, 0);
+        }
+        progress.touch(Time::from_ms(200), &RETRY);
+        assert!(progress.is_ready(last, WINDOW));
+        assert_eq!(progress.next_index(), LogIndex(5));
+        // An append that was not sent.
+        send(&mut progress, 5, 1, 200);
+        progress.unsent(5);
+        assert!(!progress.is_ready(last, WINDOW));
+        progress.touch(Time::from_ms(201), &RETRY);
+        assert!(progress.is_ready(last, WINDOW));
+        // A snapshot without an answer.
+        progress.offer(6, LogIndex(50), Time::from_ms(300));
+        progress.touch(Time::from_ms(999), &RETRY);
+        assert!(!progress.is_ready(last, WINDOW));
+        progress.touch(Time::from_ms(1000), &RETRY);
+        assert!(progress.is_ready(last, WINDOW));
+    }
+
+    #[test]
+    fn late_acknowledgements_of_doubted_appends_still_count() {
+        let mut progress = replicating();
+        send(&mut progress, 2, 2, 0);
+        progress.disconnect();
+        assert_eq!(progress.inflight(), (0, 0));
+        assert!(progress.accept(2));
+        assert_eq!(progress.match_index(), LogIndex(6));
+        assert_eq!(progress.inflight(), (0, 0));
+        assert_eq!(progress.replication(), Replication::Replicate);
+    }
+
+    #[test]
+    fn only_a_refusal_of_unknown_ground_leads_back() {
+        let mut progress = Progress::new(LogIndex(9), Time::ZERO);
+        send(&mut progress, 1, 1, 0);
+        let mismatch = Refusal::Mismatch {
+            previous: LogIndex(8),
+        };
+        assert_eq!(progress.refuse(1, LogIndex(3)), mismatch);
+        assert_eq!(progress.refuse(1, LogIndex(3)), Refusal::Stale, "repeated");
+        let mut progress = replicating();
+        send(&mut progress, 2, 1, 0);
+        let lost = Refusal::LostEntries {
+            previous: LogIndex(4),
+        };
+        assert_eq!(progress.refuse(2, LogIndex(2)), lost);
+    }
+
+    #[test]
+    fn a_snapshot_counts_by_its_own_offer_only() {
+        let mut progress = replicating();
+        progress.offer(7, LogIndex(50), Time::ZERO);
+        let now = Time::from_ms(1);
+        assert!(!progress.offer_answered(6, InstallOutcome::Installed, now));
+        assert_eq!(progress.match_index(), LogIndex(4));
+        assert!(progress.offer_answered(7, InstallOutcome::Installed, now));
+        assert_eq!(progress.match_index(), LogIndex(50));
+        assert_eq!(progress.next_index(), LogIndex(51));
+    }
+}

@@ -122,3 +122,73 @@ fn report(events: &mut VecDeque<Event>, range: IndexRange, term: Term, outcome: 
         outcome,
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recovered::Recovered;
+    use raft_proto::Boot;
+
+    fn log(terms: &[u64]) -> LogView {
+        let mut log = LogView::new(&Recovered::empty(Boot::default()));
+        for term in terms {
+            log.append(Term(*term), 0);
+        }
+        log
+    }
+
+    fn decided(proposals: &mut Proposals, commit: u64, log: &LogView) -> Vec<(u64, u64, String)> {
+        let mut events = VecDeque::new();
+        proposals.decide(LogIndex(commit), log, &mut events);
+        let told = events.into_iter().map(|event| match event {
+            Event::ProposalsDecided { range, outcome, .. } => {
+                (range.first.0, range.last.0, format!("{outcome:?}"))
+            }
+            other => panic!("{other:?}"),
+        });
+        told.collect()
+    }
+
+    fn proposed(first: u64, last: u64, term: u64) -> Proposals {
+        let mut proposals = Proposals::default();
+        for index in first..=last {
+            proposals.add(LogIndex(index), Term(term), &mut VecDeque::new());
+        }
+        proposals
+    }
+
+    #[test]
+    fn ranges_are_decided_in_pieces() {
+        let mut proposals = proposed(2, 5, 3);
+        let log = log(&[1, 3, 3, 3, 3]);
+        let committed = |first, last| vec![(first, last, "Committed".to_owned())];
+        assert_eq!(decided(&mut proposals, 3, &log), committed(2, 3));
+        assert_eq!(decided(&mut proposals, 3, &log), []);
+        assert_eq!(decided(&mut proposals, 5, &log), committed(4, 5));
+    }
+
+    #[test]
+    fn a_later_term_committed_before_decides_what_follows() {
+        let mut proposals = proposed(2, 9, 3);
+        let log = log(&[1, 3, 4]);
+        let superseded = format!("{:?}", ProposalOutcome::Superseded { by: Term(4) });
+        let told = decided(&mut proposals, 3, &log);
+        assert_eq!(
+            told,
+            [
+                (2, 2, "Committed".to_owned()),
+                (3, 3, superseded.clone()),
+                (4, 9, superseded)
+            ]
+        );
+    }
+
+    #[test]
+    fn below_a_snapshot_terms_still_tell_some() {
+        let mut log = log(&[1, 3, 4]);
+        log.compact_to(LogIndex(3));
+        assert_eq!(decided(&mut proposed(2, 2, 3), 3, &log)[0].2, "Unknown");
+        let superseded = format!("{:?}", ProposalOutcome::Superseded { by: Term(4) });
+        assert_eq!(decided(&mut proposed(2, 2, 5), 3, &log)[0].2, superseded);
+    }
+}
