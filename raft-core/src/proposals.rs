@@ -140,11 +140,11 @@ mod tests {
     fn decided(proposals: &mut Proposals, commit: u64, log: &LogView) -> Vec<(u64, u64, String)> {
         let mut events = VecDeque::new();
         proposals.decide(LogIndex(commit), log, &mut events);
-        let told = events.into_iter().map(|event| match event {
-            Event::ProposalsDecided { range, outcome, .. } => {
-                (range.first.0, range.last.0, format!("{outcome:?}"))
-            }
-            other => panic!("{other:?}"),
+        let told = events.into_iter().map(|event| {
+            let Event::ProposalsDecided { range, outcome, .. } = event else {
+                panic!("{event:?}");
+            };
+            (range.first.0, range.last.0, format!("{outcome:?}"))
         });
         told.collect()
     }
