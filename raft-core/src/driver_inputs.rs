@@ -4,7 +4,7 @@ use raft_proto::{AppendOutcome, AppendResponse, Boot, LogIndex, NodeId};
 
 use crate::core::{Disk, RaftCore};
 use crate::output::{Event, ReadFailure, TransferOutcome, UnsentReason};
-use crate::roles::{Promise, RoleState};
+use crate::roles::{Promise, RoleState, Withheld};
 use crate::time::{PersistId, Time};
 use crate::timers::Timer;
 
@@ -57,13 +57,13 @@ impl RaftCore {
         self.applied = self.applied.max(index);
     }
 
-    /// An [`crate::AppendOrder`] was not sent. It is made anew after the peer's next sign of life,
-    /// at once if it was only stale.
+    /// An [`crate::AppendOrder`] was not sent, for whatever reason. It is made anew after the
+    /// peer's next sign of life: not at once, so that a reason that persists makes no busy loop.
     pub fn handle_unsent(&mut self, now: Time, peer: NodeId, sequence: u64, reason: UnsentReason) {
         self.advance_clock(now);
-        if let Some(progress) = self.progress(peer) {
-            match reason {
-                UnsentReason::Stale | UnsentReason::Unreadable | UnsentReason::Dropped => {
+        match reason {
+            UnsentReason::Stale | UnsentReason::Unreadable | UnsentReason::Dropped => {
+                if let Some(progress) = self.progress(peer) {
                     progress.unsent(sequence);
                 }
             }
@@ -138,11 +138,11 @@ impl RaftCore {
     /// leader of the current term, so only the furthest is sent: it covers the others.
     fn release(&mut self, id: PersistId) {
         let mut furthest: Option<(LogIndex, NodeId, AppendResponse)> = None;
-        for withheld in std::mem::take(&mut self.withheld) {
-            if withheld.after > id {
-                self.withheld.push(withheld);
-                continue;
-            }
+        let due: Vec<Withheld> = self
+            .withheld
+            .extract_if(.., |withheld| withheld.after <= id)
+            .collect();
+        for withheld in due {
             match withheld.promise {
                 Promise::Message { to, message } => self.send(to, message),
                 Promise::OwnVote { term } => self.own_vote_is_durable(term),
