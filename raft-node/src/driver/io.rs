@@ -18,7 +18,7 @@ pub type TransferWaiter = Box<dyn FnOnce(Result<(), TransferError>) + Send>;
 /// Answers a status request.
 pub type StatusWaiter = Box<dyn FnOnce(Status) + Send>;
 
-/// Limits of a [`Driver`]; all of them bound memory.
+/// Limits of a [`Driver`](super::Driver); all of them bound memory.
 #[derive(Clone, Debug)]
 pub struct DriverLimits {
     /// Largest command, in bytes.
