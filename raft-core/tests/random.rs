@@ -13,7 +13,7 @@ use raft_proto::{LogIndex, NodeId, Promotion, Term};
 use support::{Cluster, Envelope};
 
 /// Seeds that every test run tries.
-const SEEDS: u64 = 1_000;
+const SEEDS: u64 = 800;
 /// Steps of chaos per seed.
 const STEPS: u64 = 500;
 

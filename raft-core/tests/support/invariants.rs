@@ -7,6 +7,7 @@ use raft_proto::{
     AppendOutcome, Entry, EntryKind, HardState, InstallOutcome, LogIndex, Message, NodeId, Term,
 };
 
+use super::node::last_membership;
 use super::{Envelope, Node};
 
 /// History that the invariants need.
@@ -72,6 +73,7 @@ impl Invariants {
         self.election_safety(node);
         self.leader_append_only(node);
         self.log_matching(nodes, node);
+        latest_membership_is_in_force(node);
         self.state_machine_safety(node);
         self.committed_on_a_durable_quorum(nodes, node);
         self.leader_completeness(nodes);
@@ -305,6 +307,16 @@ impl Invariants {
             }
             _ => {}
         }
+    }
+}
+
+/// The membership in force is the last one in the log, committed or not, and none that was
+/// truncated or replaced by a snapshot (§6).
+fn latest_membership_is_in_force(node: &Node) {
+    if node.is_up {
+        let last = last_membership(&node.log).map(|(_, membership)| membership);
+        let expected = last.unwrap_or_default();
+        assert_eq!(*node.core.membership(), expected, "{}", node.core.id());
     }
 }
 
