@@ -285,7 +285,7 @@ pub(super) struct BenchArgs {
     #[arg(long, env = "RAFT_KV_BENCH_KEY_SPACE", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) key_space: u64,
     /// Connections to the leader, shared by the clients.
-    #[arg(long, env = "RAFT_KV_BENCH_CONNECTIONS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, env = "RAFT_KV_BENCH_CONNECTIONS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(super) connections: u32,
     /// Write without sessions: a write whose connection breaks then counts as an error, because
     /// nobody knows whether it was carried out.

@@ -1,15 +1,13 @@
-//! Superseded versions: found by key and revision, dropped in the order they were superseded.
+//! Superseded versions, kept and dropped in the order in which they were superseded.
 //!
 //! A version that was written at revision `m` and replaced or deleted at revision `u` is visible
 //! to reads at `m..u`. Deletions need no marker of their own: between two lives of a key no
 //! version is visible.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
-use std::sync::Arc;
+use std::collections::VecDeque;
 
 use super::record::Record;
-use crate::operation::Revision;
+use crate::operation::{KeyRange, Revision};
 
 /// How much history a store keeps before it compacts by itself. Both are exceeded by the same
 /// command on every replica, because they depend on nothing but the commands.
@@ -40,19 +38,20 @@ impl Default for Retention {
 
 /// A version that is not the latest of its key.
 #[derive(Debug)]
-pub(super) struct Superseded {
+struct Superseded {
     /// The first revision at which it is not visible any more.
     until: Revision,
+    key: Box<[u8]>,
     record: Record,
 }
 
-/// All superseded versions that are kept.
+/// All superseded versions that are kept, in the order in which they were superseded.
+///
+/// There is no index by key: every write adds a version here, and almost none is ever read. A read
+/// at an older revision looks through what was superseded since.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    /// Per key, oldest first.
-    versions: BTreeMap<Arc<[u8]>, VecDeque<Superseded>>,
-    /// The same versions by `until`, oldest first.
-    order: VecDeque<(Revision, Arc<[u8]>)>,
+    versions: VecDeque<Superseded>,
     /// Bytes of keys and values.
     bytes: usize,
 }
@@ -65,39 +64,41 @@ impl History {
             "a version lives for at least one revision"
         );
         assert!(
-            self.order.back().is_none_or(|(last, _)| *last <= until),
+            self.versions.back().is_none_or(|last| last.until <= until),
             "versions are superseded in the order of revisions"
         );
-        let key: Arc<[u8]> = key.into();
         self.bytes += key.len() + record.value().len();
-        self.order.push_back((until, key.clone()));
-        let versions = self.versions.entry(key).or_default();
-        versions.push_back(Superseded { until, record });
+        self.versions.push_back(Superseded {
+            until,
+            key: key.into(),
+            record,
+        });
     }
 
     /// The version of `key` that was visible at `revision`, if it was superseded since.
     pub(super) fn get_at(&self, key: &[u8], revision: Revision) -> Option<(&[u8], &Record)> {
-        let (key, versions) = self.versions.get_key_value(key)?;
-        Some((key, visible(versions, revision)?))
+        self.visible_at(revision).find(|(found, _)| *found == key)
     }
 
-    /// Keys within `bounds` with the superseded version visible at `revision`, in order.
-    pub(super) fn range_at<'a>(
-        &'a self,
-        bounds: (Bound<&[u8]>, Bound<&[u8]>),
+    /// The superseded versions of the keys in `range` that were visible at `revision`, by key.
+    pub(super) fn range_at(
+        &self,
+        range: &KeyRange<'_>,
         revision: Revision,
-    ) -> impl DoubleEndedIterator<Item = (&'a [u8], &'a Record)> + use<'a> {
-        self.versions
-            .range::<[u8], _>(bounds)
-            .filter_map(move |(key, versions)| Some((&key[..], visible(versions, revision)?)))
+    ) -> Vec<(&[u8], &Record)> {
+        let visible = self.visible_at(revision);
+        let mut found: Vec<_> = visible.filter(|(key, _)| range.contains(key)).collect();
+        // At one revision at most one version of a key is visible.
+        found.sort_unstable_by_key(|(key, _)| *key);
+        found
     }
 
     /// Forgets what no read at `oldest` or later can see.
     pub(super) fn compact(&mut self, oldest: Revision) {
         while self
-            .order
+            .versions
             .front()
-            .is_some_and(|(until, _)| *until <= oldest)
+            .is_some_and(|first| first.until <= oldest)
         {
             self.drop_first();
         }
@@ -107,7 +108,7 @@ impl History {
     /// still be read in full, if that changed.
     pub(super) fn enforce(&mut self, retention: Retention) -> Option<Revision> {
         let mut oldest = None;
-        while self.order.len() > retention.versions_max || self.bytes > retention.bytes_max {
+        while self.versions.len() > retention.versions_max || self.bytes > retention.bytes_max {
             let Some(until) = self.drop_first() else {
                 break;
             };
@@ -123,28 +124,24 @@ impl History {
     /// How many versions are kept.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.order.len()
+        self.versions.len()
+    }
+
+    fn visible_at(&self, revision: Revision) -> impl Iterator<Item = (&[u8], &Record)> {
+        let since = self
+            .versions
+            .partition_point(|version| version.until <= revision);
+        self.versions
+            .range(since..)
+            .filter(move |version| version.record.mod_revision() <= revision)
+            .map(|version| (&version.key[..], &version.record))
     }
 
     fn drop_first(&mut self) -> Option<Revision> {
-        let (until, key) = self.order.pop_front()?;
-        if let Some(versions) = self.versions.get_mut(&key) {
-            if let Some(first) = versions.pop_front() {
-                assert_eq!(first.until, until, "both orders hold the same versions");
-                self.bytes -= key.len() + first.record.value().len();
-            }
-            if versions.is_empty() {
-                self.versions.remove(&key);
-            }
-        }
-        Some(until)
+        let first = self.versions.pop_front()?;
+        self.bytes -= first.key.len() + first.record.value().len();
+        Some(first.until)
     }
-}
-
-fn visible(versions: &VecDeque<Superseded>, revision: Revision) -> Option<&Record> {
-    let position = versions.partition_point(|version| version.until <= revision);
-    let record = &versions.get(position)?.record;
-    (record.mod_revision() <= revision).then_some(record)
 }
 
 #[cfg(test)]

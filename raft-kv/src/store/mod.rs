@@ -56,6 +56,13 @@ pub struct Store {
     live_bytes: u64,
 }
 
+/// What becomes of a key's old value when the key is written.
+#[derive(Clone, Copy)]
+enum OldValue {
+    Dropped,
+    Kept,
+}
+
 impl Store {
     /// An empty store at [`Revision::FIRST`].
     #[must_use]
@@ -74,11 +81,11 @@ impl Store {
     /// Carries out one operation. Keys and values are copied; nothing of `operation` is kept.
     ///
     /// # Errors
-    /// [`Refusal::ValueTooLong`] if an append would exceed the limit; nothing has changed then.
+    /// [`Refusal::ValueTooLong`] if a value would exceed the limit; nothing has changed then.
     pub fn apply(&mut self, operation: &Operation<'_>) -> Result<WriteReply, Refusal> {
         let outcome = match *operation {
-            Operation::Put { key, value } => self.put(key, value),
-            Operation::Append { key, value } => self.append(key, value)?,
+            Operation::Put { key, value } => self.write(key, OldValue::Dropped, value)?,
+            Operation::Append { key, value } => self.write(key, OldValue::Kept, value)?,
             Operation::Delete { range } => self.delete(&range),
             Operation::CompareAndSwap {
                 key,
@@ -86,7 +93,7 @@ impl Store {
                 value,
             } => {
                 if self.is_as_expected(key, expected) {
-                    self.put(key, value)
+                    self.write(key, OldValue::Dropped, value)?
                 } else {
                     Outcome::Different
                 }
@@ -208,54 +215,49 @@ impl Store {
         xxh3_64(&bytes)
     }
 
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome {
-        self.write(key, [b"", value])
-    }
-
-    fn append(&mut self, key: &[u8], suffix: &[u8]) -> Result<Outcome, Refusal> {
-        let Some(record) = self.live.get(key) else {
-            return Ok(self.put(key, suffix));
+    /// Writes a key: its old value, if that is kept, with `value` behind it.
+    fn write(&mut self, key: &[u8], old_value: OldValue, value: &[u8]) -> Result<Outcome, Refusal> {
+        let Some(slot) = self.live.get_mut(key) else {
+            self.create(key, value);
+            return Ok(Outcome::Written);
         };
-        let bytes = record.value().len() + suffix.len();
+        let parts = match old_value {
+            OldValue::Dropped => [value, b""],
+            OldValue::Kept => [slot.value(), value],
+        };
+        let bytes = parts[0].len() + parts[1].len();
         if bytes > MAX_VALUE_BYTES {
             let bytes = bytes as u64;
             return Err(Refusal::ValueTooLong { bytes });
         }
-        let extended = Record::new(
-            record.create_revision(),
-            self.revision.next(),
-            record.version() + 1,
-            [record.value(), suffix],
-        );
-        self.replace(key, extended);
+        self.revision = self.revision.next();
+        let version = slot.version() + 1;
+        let record = Record::new(slot.create_revision(), self.revision, version, parts);
+        self.live_hash = self.live_hash.wrapping_add(record.hash(key));
+        self.live_bytes += record.value().len() as u64;
+        let old = std::mem::replace(slot, record);
+        self.supersede(key, old);
         Ok(Outcome::Written)
     }
 
-    fn write(&mut self, key: &[u8], value: [&[u8]; 2]) -> Outcome {
-        let next = self.revision.next();
-        let (create_revision, version) = match self.live.get(key) {
-            Some(record) => (record.create_revision(), record.version() + 1),
-            None => (next, 1),
-        };
-        self.replace(key, Record::new(create_revision, next, version, value));
-        Outcome::Written
+    /// Adds a key that does not exist, at the next revision.
+    fn create(&mut self, key: &[u8], value: &[u8]) {
+        self.revision = self.revision.next();
+        let record = Record::new(self.revision, self.revision, 1, [value, b""]);
+        self.live_hash = self.live_hash.wrapping_add(record.hash(key));
+        self.live_bytes += (key.len() + value.len()) as u64;
+        let previous = self.live.insert(key.into(), record);
+        assert!(
+            previous.is_none(),
+            "only a key that does not exist is created"
+        );
     }
 
-    /// Makes `record` the latest version of `key` at the next revision.
-    fn replace(&mut self, key: &[u8], record: Record) {
-        self.revision = self.revision.next();
-        assert_eq!(record.mod_revision(), self.revision);
-        self.live_hash = self.live_hash.wrapping_add(record.hash(key));
-        self.live_bytes += record.value().len() as u64;
-        if let Some(slot) = self.live.get_mut(key) {
-            let old = std::mem::replace(slot, record);
-            self.live_hash = self.live_hash.wrapping_sub(old.hash(key));
-            self.live_bytes -= old.value().len() as u64;
-            self.history.push(key, old, self.revision);
-        } else {
-            self.live_bytes += key.len() as u64;
-            self.live.insert(key.into(), record);
-        }
+    /// Moves a version that has just been replaced or removed into history.
+    fn supersede(&mut self, key: &[u8], old: Record) {
+        self.live_hash = self.live_hash.wrapping_sub(old.hash(key));
+        self.live_bytes -= old.value().len() as u64;
+        self.history.push(key, old, self.revision);
     }
 
     fn delete(&mut self, range: &KeyRange<'_>) -> Outcome {
@@ -265,9 +267,8 @@ impl Store {
         }
         for key in &doomed {
             if let Some(old) = self.live.remove(key) {
-                self.live_hash = self.live_hash.wrapping_sub(old.hash(key));
-                self.live_bytes -= (key.len() + old.value().len()) as u64;
-                self.history.push(key, old, self.revision);
+                self.live_bytes -= key.len() as u64;
+                self.supersede(key, old);
             }
         }
         Outcome::Deleted {

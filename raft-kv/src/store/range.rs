@@ -41,7 +41,7 @@ pub(super) fn collect<'a>(store: &'a Store, query: &RangeQuery<'_>) -> RangeRef<
         return answer.range;
     }
     let live = live.filter(move |(_, record)| record.mod_revision() <= at);
-    let superseded = store.history.range_at(bounds, at);
+    let superseded = store.history.range_at(&query.range, at).into_iter();
     match query.order {
         Order::Ascending => Merge::new(live, superseded, Order::Ascending)
             .for_each(|(key, record)| answer.add(key, record)),
