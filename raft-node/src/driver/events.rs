@@ -8,7 +8,7 @@ use super::io::Output;
 use crate::error::{ProposeError, ReadError, TransferError};
 
 impl Driver {
-    pub(super) fn take_events(&mut self) {
+    pub(super) fn take_events(&mut self, now: Time) {
         while let Some(event) = self.core.poll_event() {
             match event {
                 Event::ProposalsDecided {
@@ -41,7 +41,7 @@ impl Driver {
                     let (node, peer) = (self.core.config().id.0, from.0);
                     let index = snapshot.last_included.index.0;
                     tracing::error!(node, peer, index, "a snapshot was offered and is refused");
-                    self.core.handle_snapshot_failed(Time::ZERO);
+                    self.core.handle_snapshot_failed(now);
                 }
                 Event::SnapshotWanted { peer } => {
                     let (node, peer) = (self.core.config().id.0, peer.0);

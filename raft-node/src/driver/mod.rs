@@ -141,7 +141,7 @@ impl Driver {
         self.take_persists(None);
         self.take_transmits(now);
         self.take_commits();
-        self.take_events();
+        self.take_events(now);
         self.pump_apply();
     }
 
