@@ -70,7 +70,8 @@ pub struct AppendRequest {
 pub struct AppendResponse {
     /// The sender's term.
     pub term: Term,
-    /// The request's `sequence`.
+    /// The request's `sequence`. Requests count from 1; 0 answers none of them, and asks the leader
+    /// for an append because a heartbeat commits more than the sender can verify.
     pub sequence: u64,
     /// What became of it.
     pub outcome: AppendOutcome,
