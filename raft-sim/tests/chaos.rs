@@ -137,6 +137,7 @@ struct Swarm {
     one_way_cuts: bool,
     transfers: bool,
     slow_disks: bool,
+    stalls: bool,
     unreliable: bool,
     small_messages: bool,
     small_buffers: bool,
@@ -154,6 +155,7 @@ impl Swarm {
             one_way_cuts: coin(),
             transfers: coin(),
             slow_disks: coin(),
+            stalls: coin(),
             unreliable: coin(),
             small_messages: coin(),
             small_buffers: coin(),
@@ -193,7 +195,7 @@ impl Swarm {
     /// Does one thing to the world.
     fn trouble(&self, cluster: &mut Cluster) {
         let nodes = cluster.node_ids();
-        let dice = cluster.random().below(8);
+        let dice = cluster.random().below(9);
         let [node, other] = [(); 2].map(|()| *cluster.random().pick(&nodes));
         match dice {
             0 if self.crashes => cluster.crash(node),
@@ -216,9 +218,28 @@ impl Swarm {
                 }
             }
             6 => cluster.heal(),
+            7 if self.stalls => stall_leader(cluster),
             _ => restart_dead(cluster),
         }
     }
+}
+
+/// Cuts a leader off while a write of its own hangs: when it comes back, what it wrote is replaced
+/// before it was durable.
+fn stall_leader(cluster: &mut Cluster) {
+    let Some(leader) = cluster.leader() else {
+        return;
+    };
+    let stalled = ProcessOptions {
+        sync: Latency::ms(1_000, 3_000),
+        ..ProcessOptions::default()
+    };
+    cluster.set_process(leader, stalled);
+    cluster.disconnect(leader);
+    cluster.act_after_ms(1_000, move |cluster| {
+        cluster.set_process(leader, ProcessOptions::default());
+        cluster.connect(leader);
+    });
 }
 
 fn restart_dead(cluster: &mut Cluster) {
@@ -237,7 +258,7 @@ fn run(seed: u64) {
     let nodes = cluster.node_ids();
     if swarm.slow_disks {
         for node in &nodes {
-            let slowest_us = *random.pick(&[400, 5_000, 60_000, 400_000]);
+            let slowest_us = *random.pick(&[400, 5_000, 400_000, 3_000_000]);
             let latencies = ProcessOptions {
                 sync: Latency::us(80, slowest_us),
                 ..ProcessOptions::default()
