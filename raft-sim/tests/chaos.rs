@@ -18,7 +18,7 @@ use raft_sim::{
 };
 
 /// Seeds in an ordinary run.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 60;
 /// How long there is trouble, in milliseconds.
 const TROUBLE_MS: u64 = 10_000;
 /// How soon after it everybody must agree again: about 50 election timeouts, in milliseconds.

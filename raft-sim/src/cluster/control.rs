@@ -25,6 +25,17 @@ struct Connection {
 #[derive(Default)]
 pub(super) struct Connections(BTreeMap<(NodeId, NodeId), Connection>);
 
+impl Connections {
+    /// Whether a node knows of a later process of a peer.
+    pub(super) fn has_met_later(&self, observer: NodeId, peer: ProcessId) -> bool {
+        let told = self
+            .0
+            .get(&(observer, peer.node))
+            .and_then(|connection| connection.told);
+        told.is_some_and(|(process, _)| process.life > peer.life)
+    }
+}
+
 impl Cluster {
     /// Kills a node's process: what is not synced is lost, or torn.
     ///

@@ -175,10 +175,11 @@ impl Cluster {
         }
     }
 
-    /// A message arrives, if both ends are still the same processes: a connection ends with
-    /// either of them.
+    /// A message arrives: if the receiver is still the same process, and has not met a later one
+    /// of the sender, which replaces the connection. The sender may be dead by now.
     pub(super) fn arrive(&mut self, packet: &Packet) {
-        if self.process(packet.from).is_none() || self.process(packet.to).is_none() {
+        let is_replaced = self.connections.has_met_later(packet.to.node, packet.from);
+        if self.process(packet.to).is_none() || is_replaced {
             return;
         }
         let split = frame::split(&packet.bytes, MAX_BODY_BYTES);
