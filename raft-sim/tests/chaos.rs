@@ -277,8 +277,21 @@ fn run(seed: u64) {
         swarm.trouble(&mut cluster);
     }
     recover(&mut cluster, &nodes);
+    // The last calls are in the history only once they have ended.
+    assert!(cluster.run_until(1_000, |cluster| cluster.clients_running() == 0));
     let history = without_unseen(&history.borrow());
     let verdict = check(&RegisterModel, &history, 10_000_000);
+    if let Verdict::NotLinearizable { part, longest } = &verdict {
+        let of_part = |at: &usize| RegisterModel.part(&history[*at].input) == *part;
+        for at in (0..history.len()).filter(of_part) {
+            let fits = if longest.contains(&at) {
+                "fits"
+            } else {
+                "left"
+            };
+            eprintln!("{at:>4} {fits} {:?}", history[at]);
+        }
+    }
     assert_eq!(
         verdict,
         Verdict::Linearizable,
