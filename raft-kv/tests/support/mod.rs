@@ -172,7 +172,7 @@ impl Cluster {
 
     /// Whether a leader was elected; otherwise somebody else took one of our ports.
     async fn leader_or_port_in_use(&mut self) -> bool {
-        let client = self.client_of(self.endpoints(), Duration::from_millis(300));
+        let client = self.client_of(self.endpoints(), Duration::from_secs(3));
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             for id in 1..=self.servers.len() {
