@@ -121,6 +121,15 @@ impl Inbox {
         !into.is_empty()
     }
 
+    /// The first failure among what waits; everything before it is dropped.
+    pub(crate) fn take_failure(&self) -> Option<crate::error::FatalError> {
+        let waiting = std::mem::take(&mut self.lock().notices);
+        waiting.into_iter().find_map(|notice| match notice {
+            Notice::Failed(error) => Some(error),
+            Notice::Input(_) | Notice::Refused { .. } | Notice::Stop => None,
+        })
+    }
+
     /// Drops what waits: that tells every waiter that nothing more comes of it.
     pub(crate) fn discard(&self) {
         let waiting = std::mem::take(&mut self.lock().notices);

@@ -47,13 +47,22 @@ impl OwnStanding {
     }
 }
 
+/// What admits peers.
+struct Door {
+    admission: Admission,
+    /// `None` once the node has stopped: the directory may be somebody else's by then.
+    directory: Option<Arc<DataDir>>,
+}
+
 struct Inner {
     inbox: Arc<Inbox>,
-    directory: Arc<DataDir>,
+    node: NodeId,
+    incarnation: Incarnation,
+    boot: Boot,
     /// Held for look-ups and changes only, so that the main thread never waits for a disk.
     standing: Mutex<OwnStanding>,
     /// Held while a record is made durable; only blocking threads take it.
-    admission: Mutex<Admission>,
+    door: Mutex<Door>,
     /// The latest hello that was admitted from each peer.
     hellos: Mutex<BTreeMap<NodeId, Hello>>,
 }
@@ -71,9 +80,14 @@ impl Link {
             .map_err(|error| FatalError::Formation(error.to_string()))?;
         Ok(Self(Arc::new(Inner {
             inbox,
-            directory,
+            node: directory.node(),
+            incarnation: directory.incarnation(),
+            boot: directory.boot(),
             standing: Mutex::new(OwnStanding::Joining),
-            admission: Mutex::new(admission),
+            door: Mutex::new(Door {
+                admission,
+                directory: Some(directory),
+            }),
             hellos: Mutex::default(),
         })))
     }
@@ -81,19 +95,19 @@ impl Link {
     /// This node.
     #[must_use]
     pub fn node(&self) -> NodeId {
-        self.0.directory.node()
+        self.0.node
     }
 
     /// The life of its data directory.
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {
-        self.0.directory.incarnation()
+        self.0.incarnation
     }
 
     /// This start of it.
     #[must_use]
     pub fn boot(&self) -> Boot {
-        self.0.directory.boot()
+        self.0.boot
     }
 
     /// The cluster it belongs to, for its hello.
@@ -124,10 +138,14 @@ impl Link {
     /// # Errors
     /// The refusal to tell the peer.
     pub fn admit(&self, hello: &Hello) -> Result<(), Refusal> {
-        let mut admission = lock(&self.0.admission);
+        let mut door = lock(&self.0.door);
+        let Some(directory) = door.directory.clone() else {
+            return Err(Refusal::Unavailable);
+        };
         let verdict = {
             let standing = lock(&self.0.standing);
-            admission.admit(hello.node, hello, standing.borrowed())
+            let standing = standing.borrowed();
+            door.admission.admit(hello.node, hello, standing)
         };
         match verdict {
             Verdict::Refuse(refusal) => {
@@ -137,7 +155,7 @@ impl Link {
             }
             Verdict::Admit { record } => {
                 if let Some(record) = record {
-                    self.write_boots(&record)?;
+                    self.write_boots(&directory, &record)?;
                 }
                 lock(&self.0.hellos).insert(hello.node, hello.clone());
                 Ok(())
@@ -183,6 +201,11 @@ impl Link {
         self.0.inbox.push_notice(Notice::Refused { peer, refusal });
     }
 
+    /// Whether both are the same node's, in the same life.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub(crate) fn hello_of(&self, peer: NodeId) -> Option<Hello> {
         lock(&self.0.hellos).get(&peer).cloned()
     }
@@ -204,15 +227,25 @@ impl Link {
 
     /// The peer has adopted the first entry: from now on it belongs to the cluster. Blocks.
     pub(crate) fn note_adopted(&self, peer: NodeId, incarnation: Incarnation) {
-        let mut admission = lock(&self.0.admission);
-        if let Some(record) = admission.note_adopted(peer, incarnation) {
+        let mut door = lock(&self.0.door);
+        let Some(directory) = door.directory.clone() else {
+            return;
+        };
+        if let Some(record) = door.admission.note_adopted(peer, incarnation) {
             // On an error the node stops; there is nobody to refuse.
-            let _ = self.write_boots(&record);
+            let _ = self.write_boots(&directory, &record);
         }
     }
 
-    fn write_boots(&self, record: &[u8]) -> Result<(), Refusal> {
-        let written = self.0.directory.write_record(BOOTS_RECORD, record);
+    /// Lets go of the data directory, after what is being written to it: a transport may hold the
+    /// link for longer.
+    pub(crate) fn close(&self) {
+        lock(&self.0.door).directory = None;
+    }
+
+    /// Only while the door is locked, so that [`Link::close`] waits for it.
+    fn write_boots(&self, directory: &DataDir, record: &[u8]) -> Result<(), Refusal> {
+        let written = directory.write_record(BOOTS_RECORD, record);
         written.map_err(|error| {
             let error = FatalError::Directory(Arc::new(error));
             self.0.inbox.push_notice(Notice::Failed(error));

@@ -131,9 +131,18 @@ impl MemoryNetwork {
             link_b.refused(a, refusal);
         }
         if at_a.is_ok() && at_b.is_ok() {
-            self.lock().connected.insert((a, b));
-            link_a.peer_up(b, link_b.boot());
-            link_b.peer_up(a, link_a.boot());
+            let mut shared = self.lock();
+            // Meanwhile the link may have been cut, or an end replaced or stopped.
+            let is_current = |node: NodeId, link: &Link| {
+                shared.links.get(&node).is_some_and(|l| l.is_same(link))
+            };
+            let is_wanted = !shared.cut.contains(&(a, b));
+            if is_wanted && is_current(a, &link_a) && is_current(b, &link_b) {
+                shared.connected.insert((a, b));
+                drop(shared);
+                link_a.peer_up(b, link_b.boot());
+                link_b.peer_up(a, link_a.boot());
+            }
         }
     }
 
@@ -154,7 +163,13 @@ struct MemoryBuilder {
 
 impl TransportBuilder for MemoryBuilder {
     fn start(self: Box<Self>, link: Link) -> Result<Box<dyn Transport>, String> {
-        self.network.lock().links.insert(self.node, link);
+        let mut shared = self.network.lock();
+        shared.links.insert(self.node, link);
+        // What an earlier life left behind, if it ended without a word.
+        shared
+            .connected
+            .retain(|(a, b)| *a != self.node && *b != self.node);
+        drop(shared);
         Ok(Box::new(MemoryTransport {
             network: self.network,
             node: self.node,

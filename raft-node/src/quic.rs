@@ -44,11 +44,23 @@ impl TransportBuilder for QuicBuilder {
             limits: self.limits,
             timing: self.timing,
         };
+        let max_frame_bytes = config.limits.max_frame_bytes as usize;
         let handler = Arc::new(LinkHandler(link));
         let transport = QuicTransport::bind(self.socket, config, handler, self.clients)
             .map_err(|error| error.to_string())?;
-        Ok(Box::new(transport))
+        Ok(Box::new(Quic {
+            transport,
+            max_command_bytes: max_frame_bytes.saturating_sub(APPEND_HEAD_BYTES),
+        }))
     }
+}
+
+/// More than the head of an append of one entry takes.
+const APPEND_HEAD_BYTES: usize = 1 << 10;
+
+struct Quic {
+    transport: QuicTransport,
+    max_command_bytes: usize,
 }
 
 struct LinkHandler(Link);
@@ -82,9 +94,10 @@ impl PeerHandler for LinkHandler {
     }
 }
 
-impl Transport for QuicTransport {
+impl Transport for Quic {
     fn send(&self, to: NodeId, uncounted: bool, message: Message) -> Result<(), SendError> {
-        self.send(to, &message, uncounted)
+        self.transport
+            .send(to, &message, uncounted)
             .map_err(|error| match error {
                 raft_net::SendError::QueueFull(_) => SendError::QueueFull,
                 raft_net::SendError::UnknownPeer(_) => SendError::UnknownPeer,
@@ -97,11 +110,15 @@ impl Transport for QuicTransport {
             })
     }
 
+    fn max_command_bytes(&self) -> usize {
+        self.max_command_bytes
+    }
+
     fn set_peers(&self, peers: &[(NodeId, String)]) {
-        self.set_peers(peers);
+        self.transport.set_peers(peers);
     }
 
     fn shutdown(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(self.shutdown())
+        Box::pin(self.transport.shutdown())
     }
 }

@@ -36,6 +36,11 @@ pub trait Transport: Send + Sync {
     /// [`SendError`]; the message is then dropped.
     fn send(&self, to: NodeId, uncounted: bool, message: Message) -> Result<(), SendError>;
 
+    /// Largest command that fits into one message, in bytes.
+    fn max_command_bytes(&self) -> usize {
+        usize::MAX
+    }
+
     /// Replaces the list of peers to keep connected (id and `host:port`), this node excluded.
     fn set_peers(&self, peers: &[(NodeId, String)]);
 

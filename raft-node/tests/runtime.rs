@@ -2,17 +2,20 @@
 #![allow(clippy::unwrap_used, reason = "in test helpers too, a panic is the failure")]
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::Role;
 use raft_log::{DataDir, LogOptions, vfs::RealVfs};
 use raft_node::{
-    Applied, ApplyOn, FatalError, MemoryNetwork, NodeState, Parts, ProposeError, Raft, RaftConfig,
-    ReadConsistency, ReadError, StateMachine,
+    Applied, ApplyOn, FatalError, Link, MemoryNetwork, NodeState, Parts, ProposeError, Raft,
+    RaftConfig, ReadConsistency, ReadError, StateMachine, Transport, TransportBuilder,
 };
 use raft_proto::NodeId;
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 
 /// Generous: it only ends a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -231,25 +234,6 @@ fn a_stopped_node_says_so_and_frees_its_directory() {
 }
 
 #[test]
-fn a_command_that_is_too_large_is_refused_with_the_limit() {
-    run(async {
-        let group = Group::start(1, ApplyOn::OwnThread);
-        group.running().await;
-        group.write("small").await;
-        let limit = RaftConfig::new(NodeId(1), Vec::new())
-            .limits
-            .max_command_bytes;
-        let refused = group.nodes[0].propose(vec![0; limit + 1].into()).await;
-        let bytes = limit + 1;
-        assert_eq!(
-            refused.unwrap_err(),
-            ProposeError::TooLarge { bytes, limit }
-        );
-        group.stop().await;
-    });
-}
-
-#[test]
 fn a_member_whose_log_is_gone_does_not_start_empty() {
     run(async {
         let group = Group::start(1, ApplyOn::OwnThread);
@@ -274,5 +258,136 @@ fn a_member_whose_log_is_gone_does_not_start_empty() {
             matches!(error, FatalError::LostLog { .. } | FatalError::OpenLog(_)),
             "{error}"
         );
+    });
+}
+
+#[test]
+fn a_command_that_does_not_fit_into_the_log_stops_nobody() {
+    run(async {
+        let group = Group::start(1, ApplyOn::OwnThread);
+        group.running().await;
+        group.write("before").await;
+        // Far below the driver's own limit, which knows nothing of the log's.
+        let limit = LogOptions::small().max_entry_bytes as usize;
+        let refused = group.nodes[0].propose(vec![0; limit + 1].into()).await;
+        let bytes = limit + 1;
+        let expected = ProposeError::TooLarge { bytes, limit };
+        assert_eq!(refused.err(), Some(expected));
+        group.write("after").await;
+        group.stop().await;
+    });
+}
+
+/// Panics at the first command.
+struct Bomb;
+
+impl StateMachine for Bomb {
+    fn apply(&mut self, _applied: Applied<'_>) -> Bytes {
+        panic!("planted: a state machine that panics")
+    }
+
+    fn query(&mut self, query: &Bytes) -> Bytes {
+        query.clone()
+    }
+}
+
+fn start_alone(
+    path: &Path,
+    apply_on: ApplyOn,
+    machine: Box<dyn StateMachine>,
+    transport: Box<dyn TransportBuilder>,
+) -> Raft {
+    let id = NodeId(1);
+    let mut config = RaftConfig::new(id, vec![(id, "n1:1".to_owned())]);
+    config.log = LogOptions::small();
+    config.apply_on = apply_on;
+    let parts = Parts {
+        directory: DataDir::open(RealVfs::shared(), path, id).unwrap(),
+        machine,
+        transport,
+    };
+    Raft::start(config, parts).unwrap()
+}
+
+#[test]
+fn nobody_waits_for_a_node_whose_state_machine_panicked() {
+    for (apply_on, thread) in [
+        (ApplyOn::NodeThread, "main"),
+        (ApplyOn::OwnThread, "applier"),
+    ] {
+        run(async {
+            let home = tempfile::tempdir().unwrap();
+            let transport = MemoryNetwork::new().transport(NodeId(1));
+            let raft = start_alone(home.path(), apply_on, Box::new(Bomb), transport);
+            let proposal = loop {
+                match raft.propose(Bytes::from_static(b"fuse")).await {
+                    Ok(proposal) => break proposal,
+                    Err(ProposeError::NotLeader { .. }) => tokio::task::yield_now().await,
+                    Err(error) => panic!("{error}"),
+                }
+            };
+            assert_eq!(proposal.outcome().await, Err(ProposeError::Unknown));
+            let stopped = raft.wait_for(|_| false).await;
+            assert!(
+                matches!(stopped, NodeState::Stopped(Some(FatalError::Thread(job))) if job == thread),
+                "{stopped:?}"
+            );
+            assert!(matches!(raft.state(), NodeState::Stopped(Some(_))));
+            let refused = raft.propose(Bytes::new()).await.err();
+            assert_eq!(refused, Some(ProposeError::ShutDown));
+            let read = raft.read(Bytes::new(), ReadConsistency::Local).await;
+            assert_eq!(read, Err(ReadError::ShutDown));
+        });
+    }
+}
+
+/// Answers one ping by a task of the node's own runtime, as any transport does its work.
+struct Ponger(
+    oneshot::Receiver<oneshot::Sender<()>>,
+    Box<dyn TransportBuilder>,
+);
+
+impl TransportBuilder for Ponger {
+    fn start(self: Box<Self>, link: Link) -> Result<Box<dyn Transport>, String> {
+        let Self(ping, inner) = *self;
+        tokio::spawn(async move { ping.await.map(|pong| pong.send(())) });
+        inner.start(link)
+    }
+}
+
+/// Reads without a pause: each answer asks for the next one, before the node looks again.
+fn read_on(raft: Raft, stop: Arc<AtomicBool>, begun: Arc<Mutex<Option<oneshot::Sender<()>>>>) {
+    let again = raft.clone();
+    raft.read_with(Bytes::new(), ReadConsistency::Local, move |answer| {
+        if let Some(begun) = begun.lock().unwrap().take() {
+            let _ = begun.send(());
+        }
+        if answer.is_ok() && !stop.load(Ordering::Relaxed) {
+            read_on(again, stop, begun);
+        }
+    });
+}
+
+#[test]
+fn requests_without_a_pause_leave_the_transport_its_turn() {
+    run(async {
+        let home = tempfile::tempdir().unwrap();
+        let (ping, pinged) = oneshot::channel();
+        let transport = Ponger(pinged, MemoryNetwork::new().transport(NodeId(1)));
+        let machine = Box::<Journal>::default();
+        let apply_on = ApplyOn::NodeThread;
+        let raft = start_alone(home.path(), apply_on, machine, Box::new(transport));
+        raft.wait_for(|s| matches!(s, NodeState::Running { .. }))
+            .await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (begun, reading) = oneshot::channel();
+        let begun = Arc::new(Mutex::new(Some(begun)));
+        read_on(raft.clone(), Arc::clone(&stop), begun);
+        reading.await.unwrap();
+        let (pong, ponged) = oneshot::channel();
+        ping.send(pong).unwrap();
+        ponged.await.unwrap();
+        stop.store(true, Ordering::Relaxed);
+        raft.shutdown().await.unwrap();
     });
 }

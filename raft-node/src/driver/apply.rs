@@ -9,6 +9,9 @@ use super::proposals::ProposalWaiter;
 use super::reads::QueryWaiter;
 use crate::error::ReadError;
 
+/// What a step counts as besides its payload, in bytes, so that many small ones are bounded too.
+const STEP_BYTES: usize = 128;
+
 /// One step of the applier.
 pub enum ApplyItem {
     /// Apply a committed entry, then tell its proposer, if it waits here.
@@ -23,7 +26,7 @@ pub struct ApplyBatch {
     pub items: Vec<ApplyItem>,
     /// Everything up to this entry is applied once the batch is done.
     pub through: LogIndex,
-    /// Payload bytes of its entries.
+    /// What its steps count as, in bytes: their payloads, and something for each.
     pub bytes: usize,
 }
 
@@ -67,7 +70,18 @@ impl ApplyQueue {
         self.committed = last;
     }
 
+    /// Everything up to here is committed and durable on this node.
+    pub(super) fn committed(&self) -> LogIndex {
+        self.committed
+    }
+
+    /// Whether the applier has as much to do as it may be given.
+    pub(super) fn is_full(&self, max_bytes: usize) -> bool {
+        self.in_flight_bytes + self.batch_bytes >= max_bytes
+    }
+
     pub(super) fn push_query(&mut self, query: Bytes, waiter: QueryWaiter) {
+        self.batch_bytes += STEP_BYTES + query.len();
         self.batch.push(ApplyItem::Query(query, waiter));
     }
 
@@ -98,12 +112,16 @@ impl ApplyQueue {
         mut ready_queries: impl FnMut(LogIndex) -> Option<Vec<(Bytes, QueryWaiter)>>,
     ) -> Option<(LogIndex, LogIndex)> {
         loop {
-            while let Some(queries) = ready_queries(self.next) {
-                let items = queries.into_iter().map(|(q, w)| ApplyItem::Query(q, w));
-                self.batch.extend(items);
+            if self.is_full(max_bytes) {
+                return None;
             }
-            let is_full = self.in_flight_bytes + self.batch_bytes >= max_bytes;
-            if self.next > self.committed || self.reading || is_full {
+            if let Some(queries) = ready_queries(self.next) {
+                for (query, waiter) in queries {
+                    self.push_query(query, waiter);
+                }
+                continue;
+            }
+            if self.next > self.committed || self.reading {
                 return None;
             }
             let supplied = self.supplied.pop_front();
@@ -113,7 +131,7 @@ impl ApplyQueue {
             };
             assert_eq!(entry.index, self.next, "entries are applied in order");
             let waiter = waiter_of(&entry);
-            self.batch_bytes += entry.payload.len();
+            self.batch_bytes += STEP_BYTES + entry.payload.len();
             self.batch.push(ApplyItem::Entry(entry, waiter));
             self.next = self.next.next();
         }

@@ -25,14 +25,19 @@ pub struct DriverLimits {
     pub max_command_bytes: usize,
     /// Recent entries kept in memory for slow followers, in payload bytes.
     pub entry_buffer_bytes: u64,
-    /// Entries handed to the applier and not yet applied, in payload bytes.
+    /// Entries and queries handed to the applier and not yet done, in bytes of payload and
+    /// something for each. Beyond it reads are refused or wait, and entries stay in the log.
     pub max_apply_bytes: usize,
     /// Most payload bytes of one read from the log.
     pub max_log_read_bytes: u64,
-    /// Most reads waiting for confirmation.
+    /// Most reads waiting for confirmation, or for their turn after it.
     pub max_waiting_reads: usize,
     /// How long a proposal or read may wait before its outcome is reported as unknown.
     pub request_timeout: Duration,
+    /// How long writes may wait for the disk without any progress before this node stops taking
+    /// proposals, and hands leadership over once a quorum without it is ahead of its disk (D11).
+    /// `None`: twice the longest election timeout.
+    pub disk_stall_timeout: Option<Duration>,
 }
 
 impl Default for DriverLimits {
@@ -44,6 +49,7 @@ impl Default for DriverLimits {
             max_log_read_bytes: 4 << 20,
             max_waiting_reads: 1 << 16,
             request_timeout: Duration::from_secs(5),
+            disk_stall_timeout: None,
         }
     }
 }
@@ -110,6 +116,8 @@ pub enum Input {
     },
     /// All writes up to this one are durable.
     Persisted(PersistId),
+    /// The log has no room for the writes given; they are tried again, and nothing was torn (D7).
+    DiskFull,
     /// A read of the log is done.
     LogRead {
         /// The request.
@@ -144,6 +152,7 @@ impl Input {
             | Self::Status { .. }
             | Self::Unsent { .. }
             | Self::Persisted(_)
+            | Self::DiskFull
             | Self::LogRead { .. }
             | Self::Applied { .. } => {}
         }

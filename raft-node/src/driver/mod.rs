@@ -11,6 +11,7 @@
 //! * `Send` is best effort.
 
 mod apply;
+mod disk;
 mod events;
 mod io;
 mod proposals;
@@ -22,8 +23,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::{
-    AppendOrder, Commit, EntryBuffer, Fill, IndexRange, MessageId, Persist, RaftCore, ReadId, Role,
-    Time, Transmit, UnsentReason,
+    AppendOrder, Commit, Counting, EntryBuffer, Fill, IndexRange, MessageId, Persist, RaftCore,
+    ReadId, Role, Time, Transmit, UnsentReason,
 };
 use raft_log::LogWrite;
 use raft_proto::{Entry, EntryKind, LogIndex, Message, NodeId};
@@ -37,6 +38,7 @@ pub use self::reads::{QueryWaiter, ReadConsistency};
 pub use self::status::{PeerStatus, Status};
 
 use self::apply::ApplyQueue;
+use self::disk::DiskWatch;
 use self::proposals::Proposals;
 use self::reads::Reads;
 use crate::error::{LeaderHint, ProposeError, ReadError, TransferError};
@@ -48,6 +50,7 @@ pub struct Driver {
     proposals: Proposals,
     reads: Reads,
     apply: ApplyQueue,
+    disk: DiskWatch,
     transfer: Option<TransferWaiter>,
     outputs: VecDeque<Output>,
     limits: DriverLimits,
@@ -59,11 +62,14 @@ impl Driver {
     #[must_use]
     pub fn new(core: RaftCore, limits: DriverLimits, applied: LogIndex) -> Self {
         let peers = Output::Peers(core.membership().clone());
+        let longest = Duration::from_millis(core.config().election_timeout_ms_max);
+        let disk_patience = limits.disk_stall_timeout.unwrap_or(longest * 2);
         Self {
             buffer: EntryBuffer::new(limits.entry_buffer_bytes),
             proposals: Proposals::default(),
             reads: Reads::default(),
             apply: ApplyQueue::starting_after(applied),
+            disk: DiskWatch::new(disk_patience),
             transfer: None,
             outputs: VecDeque::from([peers]),
             next_message: 0,
@@ -103,12 +109,15 @@ impl Driver {
                 let reason = UnsentReason::Dropped;
                 self.core.handle_unsent(now, to, sequence, reason);
             }
-            Input::Persisted(id) => self.core.handle_persisted(now, id),
+            Input::Persisted(id) => {
+                self.disk.done(now, id);
+                self.core.handle_persisted(now, id);
+            }
+            Input::DiskFull => self.core.handle_disk_full(now),
             Input::LogRead { request, entries } => self.handle_log_read(now, request, entries),
             Input::Applied { through, bytes } => {
                 self.core.handle_applied(now, through);
                 self.apply.done(through, bytes);
-                self.buffer.evict(through);
             }
         }
     }
@@ -118,6 +127,10 @@ impl Driver {
     pub fn handle_timeout(&mut self, now: Time) {
         if self.core.poll_timeout().is_some_and(|due| due <= now) {
             self.core.handle_timeout(now);
+        }
+        if self.disk.take_stall(now) {
+            tracing::error!(node = self.core.id().0, "the disk makes no progress");
+            self.core.handle_disk_stalled(now);
         }
         self.proposals.expire(now);
         self.reads.expire(now);
@@ -130,6 +143,7 @@ impl Driver {
             self.core.poll_timeout(),
             self.proposals.next_deadline(),
             self.reads.next_deadline(),
+            self.disk.deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -138,11 +152,14 @@ impl Driver {
     /// one confirmation round.
     pub fn flush(&mut self, now: Time) {
         self.confirm_reads(now);
-        self.take_persists(None);
+        self.take_persists(now, None);
         self.take_transmits(now);
         self.take_commits();
         self.take_events(now);
         self.pump_apply();
+        // What is committed is also durable here, so it can be read back: a slow applier must not
+        // keep it all in memory.
+        self.buffer.evict(self.apply.committed());
     }
 
     /// The next thing to do outside.
@@ -169,7 +186,7 @@ impl Driver {
         } else {
             None
         };
-        self.take_persists(source);
+        self.take_persists(now, source);
     }
 
     fn propose(&mut self, now: Time, command: Bytes, waiter: ProposalWaiter) {
@@ -177,6 +194,11 @@ impl Driver {
         let Some(size) = u32::try_from(bytes).ok().filter(|_| bytes <= limit) else {
             return waiter.decide(Err(ProposeError::TooLarge { bytes, limit }));
         };
+        if self.buffer.last_index() != Some(self.core.last_position().index) {
+            // The core has made an entry just now (it became leader, say). The buffer must have it
+            // before what follows it, because an insert removes everything from its index on.
+            self.take_persists(now, None);
+        }
         match self.core.propose(now, size) {
             Ok(position) => {
                 self.buffer.insert(Entry {
@@ -212,7 +234,12 @@ impl Driver {
 
     fn read(&mut self, now: Time, query: Bytes, level: ReadConsistency, waiter: QueryWaiter) {
         match level {
-            ReadConsistency::Local => self.apply.push_query(query, waiter),
+            ReadConsistency::Local => {
+                if self.apply.is_full(self.limits.max_apply_bytes) {
+                    return waiter(Err(ReadError::Overloaded));
+                }
+                self.apply.push_query(query, waiter);
+            }
             ReadConsistency::Linearizable => {
                 if self.reads.len() >= self.limits.max_waiting_reads {
                     return waiter(Err(ReadError::Overloaded));
@@ -234,6 +261,8 @@ impl Driver {
 
     fn transfer(&mut self, now: Time, to: NodeId, waiter: TransferWaiter) {
         use raft_core::TransferError as Core;
+        // The end of an earlier transfer must reach its own waiter.
+        self.take_events(now);
         let error = match self.core.transfer_leadership(now, to) {
             Ok(()) => {
                 self.transfer = Some(waiter);
@@ -252,7 +281,7 @@ impl Driver {
     }
 
     /// Turns persists into log writes. `source` holds the entries of the message just handled.
-    fn take_persists(&mut self, source: Option<(MessageId, Vec<Entry>)>) {
+    fn take_persists(&mut self, now: Time, source: Option<(MessageId, Vec<Entry>)>) {
         while let Some(persist) = self.core.poll_persist() {
             if let Some(first) = persist.truncate_from {
                 self.buffer.truncate_from(first, persist.epoch);
@@ -275,6 +304,7 @@ impl Driver {
             }
             let write = self.log_write(&persist);
             let id = persist.id;
+            self.disk.started(now, id);
             self.outputs.push_back(Output::Write { id, write });
         }
     }
@@ -283,7 +313,7 @@ impl Driver {
         let indexes = persist.entries.into_iter().flat_map(IndexRange::indexes);
         let entries = indexes.map(|index| {
             let entry = self.buffer.get(index);
-            // Entries leave the buffer only once applied, and none is applied before it is written.
+            // Entries leave the buffer only once committed and durable here, so not before this.
             entry.expect("an entry to write is in the buffer").clone()
         });
         LogWrite {
@@ -407,10 +437,24 @@ impl Driver {
     pub fn best_successor(&self) -> Option<NodeId> {
         let membership = self.core.membership();
         let peers = self.core.peers();
-        let voters = peers.filter(|peer| membership.voters.contains(&peer.id));
-        voters
-            .max_by_key(|peer| peer.match_index)
+        let fit = peers.filter(|peer| {
+            membership.voters.contains(&peer.id) && peer.counting == Counting::Counted
+        });
+        // Of those who are equally far, one that is down was heard of long ago.
+        fit.max_by_key(|peer| (peer.match_index, peer.contact))
             .map(|peer| peer.id)
+    }
+
+    /// Payload bytes of recent entries in memory.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> u64 {
+        self.buffer.bytes()
+    }
+
+    /// Whether proposals of this node wait for their outcome.
+    #[must_use]
+    pub fn has_undecided(&self) -> bool {
+        !self.proposals.is_empty()
     }
 
     /// Whether this node leads at the moment, as far as it knows.

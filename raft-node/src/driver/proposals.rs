@@ -87,13 +87,20 @@ impl Proposals {
         }
     }
 
-    /// The waiter at this position, if it still waits. Positions of a term are taken in order:
-    /// whoever waits before the position has been answered or is not proposed by us.
+    /// The waiter at this position, if it still waits. Positions are not taken in order: what was
+    /// superseded is known at once, while what is committed before it still waits to be applied.
     pub(super) fn take(&mut self, position: LogPosition) -> Option<ProposalWaiter> {
         let at = self.terms.iter().position(|(t, _)| *t == position.term)?;
         let queue = &mut self.terms[at].1;
-        let found = queue.front()?.index == position.index;
-        let taken = if found { queue.pop_front() } else { None };
+        let is_first = queue.front()?.index == position.index;
+        let found = if is_first {
+            0
+        } else {
+            queue
+                .binary_search_by_key(&position.index, |waiting| waiting.index)
+                .ok()?
+        };
+        let taken = queue.remove(found);
         if queue.is_empty() {
             self.terms.remove(at);
         }
@@ -110,6 +117,10 @@ impl Proposals {
             }
         }
         self.terms.retain(|(_, queue)| !queue.is_empty());
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.terms.is_empty()
     }
 
     pub(super) fn next_deadline(&self) -> Option<Time> {

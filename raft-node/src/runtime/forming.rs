@@ -7,7 +7,7 @@ use raft_log::{DataDir, Log, LogIdentity, LogOptions, LogWrite};
 use raft_proto::{
     ClusterId, Entry, EntryKind, GroupId, HardState, LogIndex, LogPosition, NodeId, Term,
 };
-use tokio::task::spawn_blocking;
+use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::sleep_until;
 
 use super::Life;
@@ -117,6 +117,8 @@ impl Life {
         link: &Link,
     ) -> Result<Heard, FatalError> {
         let mut notices = Vec::new();
+        // The transport's tasks run on this thread, too, however fast requests come in.
+        yield_now().await;
         match formation.poll_timeout() {
             Some(due) => tokio::select! {
                 biased;

@@ -38,6 +38,7 @@ impl Greeter {
             | Input::Status { .. }
             | Input::Unsent { .. }
             | Input::Persisted(_)
+            | Input::DiskFull
             | Input::LogRead { .. }
             | Input::Applied { .. } => Some(input),
         }

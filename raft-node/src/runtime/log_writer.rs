@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use raft_core::PersistId;
@@ -17,10 +17,21 @@ use crate::inbox::{Inbox, Notice};
 /// tell torn from corrupt for it.
 const IDLE_BEFORE_VOUCHING: Duration = Duration::from_millis(10);
 
+/// How often a full disk is tried again.
+const DISK_FULL_RETRY: Duration = Duration::from_millis(250);
+
 /// A write in the order of the core's persists.
 pub(super) struct WriteJob {
     pub(super) id: PersistId,
     pub(super) write: LogWrite,
+}
+
+/// What came in while the disk was full.
+enum Staging {
+    /// Writes up to this one, if any.
+    Until(Option<PersistId>),
+    /// The sender of jobs is gone.
+    Ended,
 }
 
 /// Owns the log while the node runs.
@@ -74,9 +85,36 @@ impl LogWriter {
             last = job.id;
             self.log.stage(job.write)?;
         }
-        self.log.sync()?;
+        while let Err(error) = self.log.sync() {
+            // Nothing is torn, and what is staged stays so: it is written once there is room.
+            let LogError::DiskFull { .. } = &error else {
+                return Err(error);
+            };
+            tracing::error!(%error, "writes wait for room on the disk");
+            self.inbox.push_notice(Notice::Input(Input::DiskFull));
+            match self.stage_more(Instant::now() + DISK_FULL_RETRY)? {
+                Staging::Until(newer) => last = newer.unwrap_or(last),
+                // The node stops; whatever waits for these writes is told so.
+                Staging::Ended => return Err(error),
+            }
+        }
         self.inbox
             .push_notice(Notice::Input(Input::Persisted(last)));
         Ok(())
+    }
+
+    /// Stages what comes in until then; tells the last of it.
+    fn stage_more(&mut self, until: Instant) -> Result<Staging, LogError> {
+        let mut last = None;
+        loop {
+            match self.jobs.recv_deadline(until) {
+                Ok(job) => {
+                    last = Some(job.id);
+                    self.log.stage(job.write)?;
+                }
+                Err(RecvTimeoutError::Timeout) => return Ok(Staging::Until(last)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(Staging::Ended),
+            }
+        }
     }
 }

@@ -27,7 +27,7 @@ use crate::config::{ApplyOn, Parts, RaftConfig, StartError};
 use crate::driver::Driver;
 use crate::error::FatalError;
 use crate::formation::{FormedResponder, InitialVoters};
-use crate::inbox::Inbox;
+use crate::inbox::{Inbox, Notice};
 use crate::link::Link;
 use crate::machine::StateMachine;
 use crate::state::NodeState;
@@ -49,6 +49,12 @@ pub(crate) fn spawn(
         .thread_name(format!("{name}-io"))
         .build()?;
     thread::Builder::new().name(name).spawn(move || {
+        // Dropped last, also if this thread panics.
+        let _ending = Ending {
+            inbox: Arc::clone(&inbox),
+            state: state.clone(),
+        };
+        let runtime = runtime;
         let life = Life {
             config,
             directory: Arc::new(parts.directory),
@@ -65,6 +71,7 @@ pub(crate) fn spawn(
             let transport: Arc<dyn Transport> = transport.into();
             let outcome = life.run(&link, &transport, parts.machine).await;
             transport.shutdown().await;
+            link.close();
             outcome
         });
         inbox.close();
@@ -75,6 +82,38 @@ pub(crate) fn spawn(
         state.send_replace(NodeState::Stopped(outcome.err()));
     })?;
     Ok(watched)
+}
+
+/// Leaves nobody waiting if the main thread panics.
+struct Ending {
+    inbox: Arc<Inbox>,
+    state: watch::Sender<NodeState>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.inbox.close();
+        self.inbox.discard();
+        if thread::panicking() {
+            let error = FatalError::Thread("main");
+            self.state.send_replace(NodeState::Stopped(Some(error)));
+        }
+    }
+}
+
+/// Tells the main thread if a worker panics, which would otherwise show only once it is needed.
+struct PanicNotice {
+    inbox: Arc<Inbox>,
+    job: &'static str,
+}
+
+impl Drop for PanicNotice {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let error = FatalError::Thread(self.job);
+            self.inbox.push_notice(Notice::Failed(error));
+        }
+    }
 }
 
 /// What a node needs from start to end.
@@ -119,7 +158,13 @@ impl Life {
         let outcome = match started {
             Ok((writer, reader, applier)) => {
                 self.state.send_replace(NodeState::Running { cluster });
-                let limits = self.config.limits.clone();
+                let mut limits = self.config.limits.clone();
+                // What is accepted must fit into the log and into a message, here and at the
+                // peers, or the first command that does not would stop them all.
+                limits.max_command_bytes = limits
+                    .max_command_bytes
+                    .min(self.config.log.max_entry_bytes as usize)
+                    .min(transport.max_command_bytes());
                 let node = NodeThread {
                     driver: Driver::new(core, limits, snapshot),
                     clock,
@@ -212,7 +257,14 @@ impl Life {
         let id = self.config.core.id;
         let mut start = |job: &'static str, work: Box<dyn FnOnce() + Send>| {
             let builder = thread::Builder::new().name(format!("raft-{id}-{job}"));
-            let started = builder.spawn(work).map_err(|_| FatalError::Thread(job))?;
+            let inbox = Arc::clone(&self.inbox);
+            let watched = move || {
+                let _notice = PanicNotice { inbox, job };
+                work();
+            };
+            let started = builder
+                .spawn(watched)
+                .map_err(|_| FatalError::Thread(job))?;
             workers.push((job, started));
             Ok(())
         };

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use raft_core::Time;
 use raft_proto::{Message, NodeId};
+use tokio::task::yield_now;
 use tokio::time::sleep_until;
 
 use super::applier::apply_batch;
@@ -79,6 +80,11 @@ impl NodeThread {
     pub(super) async fn run(mut self) -> Result<(), FatalError> {
         let outcome = self.serve().await;
         self.inbox.close();
+        // A worker says what failed before its channel closes, so that is in the inbox by now.
+        let outcome = match (outcome, self.inbox.take_failure()) {
+            (Err(FatalError::Thread(_)), Some(cause)) => Err(cause),
+            (outcome, _) => outcome,
+        };
         self.inbox.discard();
         self.driver.shut_down();
         outcome
@@ -106,16 +112,23 @@ impl NodeThread {
                 }
             }
             self.step()?;
-            if let Mode::HandingOver { until } = mode
-                && (!self.driver.is_leader() || self.clock.now() >= until)
-            {
-                return Ok(());
+            if let Mode::HandingOver { until } = mode {
+                // The successor commits what this node proposed, and tells it within moments.
+                let is_done = !self.driver.is_leader() && !self.driver.has_undecided();
+                if is_done || self.clock.now() >= until {
+                    return Ok(());
+                }
             }
         }
     }
 
     /// Waits until something comes in or a deadline passes.
     async fn wait(&self, mode: Mode, notices: &mut Vec<Notice>) {
+        if self.inbox.try_take(notices) {
+            // The tasks of the transport run on this thread, too: they get their turn however
+            // fast requests come in from other threads.
+            return yield_now().await;
+        }
         let stop_at = match mode {
             Mode::Serving => None,
             Mode::HandingOver { until } => Some(until),

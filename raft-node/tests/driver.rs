@@ -1,0 +1,367 @@
+//! The driver alone, without threads and without a disk: what becomes of those who wait.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_core::{Config, PersistId, RaftCore, Recovered, Role, Time};
+use raft_node::driver::{
+    ApplyBatch, Driver, DriverLimits, Input, LogReadRequest, Output, ProposalWaiter,
+    ReadConsistency,
+};
+use raft_node::{Applied, ProposeError, ReadError, StateMachine, apply_batch};
+use raft_proto::{
+    AppendOutcome, AppendRequest, AppendResponse, Boot, Entry, EntryKind, LogIndex, LogPosition,
+    Member, Membership, Message, NodeId, PreVoteResponse, Term, VoteResponse,
+};
+
+const ME: NodeId = NodeId(1);
+const OTHER: NodeId = NodeId(2);
+
+/// Answers each command with itself.
+struct Echo;
+
+impl StateMachine for Echo {
+    fn apply(&mut self, applied: Applied<'_>) -> Bytes {
+        applied.command.clone()
+    }
+
+    fn query(&mut self, query: &Bytes) -> Bytes {
+        query.clone()
+    }
+}
+
+/// One driver with its clock; the test is its disk, its applier and its peers.
+struct Node {
+    driver: Driver,
+    now: Time,
+    sent: Vec<(NodeId, Message)>,
+    /// Written, and not durable before the test says so.
+    writing: Option<PersistId>,
+    /// Handed to the applier.
+    batches: Vec<ApplyBatch>,
+    /// Asked of the disk.
+    reads: Vec<LogReadRequest>,
+    /// What is written.
+    log: Vec<Entry>,
+}
+
+impl Node {
+    /// Node 1 of three, right after the cluster was formed.
+    fn of_three(limits: DriverLimits) -> Self {
+        let member = |id: u64| {
+            let address = format!("n{id}:1");
+            let incarnation = None;
+            (
+                NodeId(id),
+                Member {
+                    incarnation,
+                    address,
+                },
+            )
+        };
+        let membership = Membership::of_voters((1..=3).map(member));
+        let first = Entry {
+            index: LogIndex::FIRST,
+            term: Term(1),
+            kind: EntryKind::Membership,
+            payload: membership.to_bytes().unwrap(),
+        };
+        let recovered = Recovered::bootstrap(membership, Boot::default()).unwrap();
+        let now = Time::ZERO;
+        let core = RaftCore::new(Config::new(ME), recovered, now).unwrap();
+        Self {
+            driver: Driver::new(core, limits, LogIndex::ZERO),
+            now,
+            sent: Vec::new(),
+            writing: None,
+            batches: Vec::new(),
+            reads: Vec::new(),
+            log: vec![first],
+        }
+    }
+
+    /// The same as leader of term 2, with the first entry of its term at index 2 not yet
+    /// acknowledged by anybody.
+    fn leader_of_three(limits: DriverLimits) -> Self {
+        let mut node = Self::of_three(limits);
+        while node.driver.core().role() != Role::PreCandidate {
+            node.pass_time();
+        }
+        let granted = true;
+        let (term, from) = (Term(2), OTHER);
+        node.hear(from, PreVoteResponse { term, granted });
+        node.sync();
+        node.hear(from, VoteResponse { term, granted });
+        node.sync();
+        assert_eq!(node.driver.core().role(), Role::Leader);
+        assert_eq!(node.driver.core().last_position(), at(2, 2));
+        node
+    }
+
+    fn give(&mut self, input: Input) {
+        self.driver.handle(self.now, input);
+        self.flush();
+    }
+
+    fn hear(&mut self, from: NodeId, message: impl Into<Message>) {
+        self.give(Input::Message {
+            from,
+            uncounted: false,
+            message: message.into(),
+        });
+    }
+
+    fn flush(&mut self) {
+        self.driver.flush(self.now);
+        while let Some(output) = self.driver.poll_output() {
+            match output {
+                Output::Write { id, write } => {
+                    self.writing = Some(id);
+                    let first = write.entries.first().map(|entry| entry.index);
+                    if let Some(from) = write.truncate_from.or(first) {
+                        self.log.retain(|entry| entry.index < from);
+                    }
+                    self.log.extend(write.entries);
+                }
+                Output::Send { to, message, .. } => self.sent.push((to, message)),
+                Output::Apply(batch) => self.batches.push(batch),
+                Output::ReadLog(request) => self.reads.push(request),
+                Output::Peers(_) => {}
+            }
+        }
+    }
+
+    /// Everything written so far is durable.
+    fn sync(&mut self) {
+        if let Some(id) = self.writing.take() {
+            self.give(Input::Persisted(id));
+        }
+    }
+
+    /// The disk answers, one entry at a time, and the applier does all it is given.
+    fn apply(&mut self) {
+        while !self.reads.is_empty() || !self.batches.is_empty() {
+            for request in std::mem::take(&mut self.reads) {
+                let wanted = |entry: &&Entry| entry.index == request.first;
+                let entries = self.log.iter().find(wanted).cloned().into_iter().collect();
+                self.give(Input::LogRead { request, entries });
+            }
+            for batch in std::mem::take(&mut self.batches) {
+                let applied = apply_batch(&mut Echo, batch);
+                self.give(applied);
+            }
+        }
+    }
+
+    /// Everybody holds what they were sent.
+    fn acknowledge_all(&mut self) {
+        for (from, message) in std::mem::take(&mut self.sent) {
+            if let Message::AppendRequest(AppendRequest { term, sequence, .. }) = message {
+                let outcome = AppendOutcome::Accepted;
+                let response = AppendResponse {
+                    term,
+                    sequence,
+                    outcome,
+                };
+                self.hear(from, response);
+            }
+        }
+    }
+
+    /// Node 2 follows until nothing is sent to it any more.
+    fn replicate(&mut self) {
+        self.sent.retain(|(to, _)| *to == OTHER);
+        while self
+            .sent
+            .iter()
+            .any(|(_, m)| matches!(m, Message::AppendRequest(_)))
+        {
+            self.acknowledge_all();
+            self.sent.retain(|(to, _)| *to == OTHER);
+        }
+    }
+
+    /// Goes to the next deadline.
+    fn pass_time(&mut self) {
+        self.now = self.driver.poll_timeout().unwrap();
+        self.driver.handle_timeout(self.now);
+        self.flush();
+    }
+
+    fn propose(&mut self, command: &'static str) -> Receiver<Result<Bytes, ProposeError>> {
+        let (send, outcome) = channel();
+        let waiter = ProposalWaiter::new(move |outcome| drop(send.send(outcome)));
+        let command = Bytes::from_static(command.as_bytes());
+        self.give(Input::Propose { command, waiter });
+        outcome
+    }
+
+    /// The leader of term 3 puts this one entry after `previous`, and commits it.
+    fn hear_later_leader(&mut self, previous: LogPosition) {
+        let entry = Entry {
+            index: previous.index.next(),
+            term: Term(3),
+            kind: EntryKind::Noop,
+            payload: Bytes::new(),
+        };
+        let request = AppendRequest {
+            term: Term(3),
+            sequence: 1,
+            previous,
+            commit_index: entry.index,
+            entries: vec![entry],
+        };
+        self.hear(OTHER, request);
+    }
+}
+
+fn at(index: u64, term: u64) -> LogPosition {
+    LogPosition {
+        index: LogIndex(index),
+        term: Term(term),
+    }
+}
+
+/// The own vote is the last to become durable, and a proposal comes right behind it: nothing is
+/// flushed between the entry that the core makes at the start of its term and the proposal.
+#[test]
+fn a_proposal_right_behind_the_election_follows_the_first_entry_of_the_term() {
+    let mut node = Node::of_three(DriverLimits::default());
+    while node.driver.core().role() != Role::PreCandidate {
+        node.pass_time();
+    }
+    let (term, granted) = (Term(2), true);
+    node.hear(OTHER, PreVoteResponse { term, granted });
+    node.hear(OTHER, VoteResponse { term, granted });
+    let own_vote = node.writing.take().unwrap();
+    node.driver.handle(node.now, Input::Persisted(own_vote));
+    assert_eq!(node.driver.core().role(), Role::Leader);
+    let outcome = node.propose("first");
+    node.sync();
+    node.replicate();
+    node.apply();
+    assert_eq!(outcome.try_recv(), Ok(Ok("first".into())));
+    let written = node.log.iter().map(Entry::position);
+    assert!(written.eq([at(1, 1), at(2, 2), at(3, 2)]));
+}
+
+/// A leader is deposed; of its three proposals the next leader has the first one only.
+#[test]
+fn a_superseded_proposal_is_answered_while_an_earlier_one_waits_to_be_applied() {
+    let mut node = Node::leader_of_three(DriverLimits::default());
+    let kept = node.propose("kept");
+    let lost = [node.propose("lost"), node.propose("too")];
+    node.sync();
+    node.hear_later_leader(at(3, 2));
+    for outcome in &lost {
+        let superseded = ProposeError::Superseded { by: Term(3) };
+        assert_eq!(outcome.try_recv(), Ok(Err(superseded)));
+    }
+    assert!(kept.try_recv().is_err(), "not applied yet");
+    node.sync();
+    node.apply();
+    assert_eq!(kept.try_recv(), Ok(Ok("kept".into())));
+}
+
+/// The applier does nothing for a while. What it has not done can be read back from the log, so
+/// it is not all kept in memory, and nothing is lost or reordered by that.
+#[test]
+fn a_slow_applier_does_not_keep_the_log_in_memory() {
+    let limits = DriverLimits {
+        entry_buffer_bytes: 4,
+        max_apply_bytes: 1,
+        ..DriverLimits::default()
+    };
+    let mut node = Node::leader_of_three(limits);
+    let outcomes = ["one", "two", "three"].map(|command| node.propose(command));
+    node.sync();
+    node.replicate();
+    assert_eq!(node.driver.core().commit_index(), LogIndex(5));
+    assert_eq!(node.driver.buffered_bytes(), 0);
+    node.apply();
+    for (outcome, command) in outcomes.iter().zip(["one", "two", "three"]) {
+        assert_eq!(outcome.try_recv(), Ok(Ok(command.into())));
+    }
+}
+
+#[test]
+fn reads_that_the_applier_has_no_room_for_are_refused_or_time_out() {
+    let limits = DriverLimits {
+        max_apply_bytes: 1,
+        ..DriverLimits::default()
+    };
+    let mut node = Node::leader_of_three(limits);
+    let read = |node: &mut Node, consistency| {
+        let (send, answer) = channel();
+        node.give(Input::Read {
+            query: Bytes::from_static(b"q"),
+            consistency,
+            waiter: Box::new(move |result| drop(send.send(result))),
+        });
+        answer
+    };
+    let first = read(&mut node, ReadConsistency::Local);
+    let refused = read(&mut node, ReadConsistency::Local);
+    assert_eq!(refused.try_recv(), Ok(Err(ReadError::Overloaded)));
+    node.apply();
+    assert_eq!(first.try_recv(), Ok(Ok("q".into())));
+    let again = read(&mut node, ReadConsistency::Local);
+    node.apply();
+    assert_eq!(again.try_recv(), Ok(Ok("q".into())));
+}
+
+#[test]
+fn a_stalled_disk_refuses_proposals_until_it_makes_progress() {
+    let limits = DriverLimits {
+        disk_stall_timeout: Some(Duration::from_millis(50)),
+        ..DriverLimits::default()
+    };
+    let mut node = Node::leader_of_three(limits);
+    let stuck = node.propose("stuck");
+    node.pass_time();
+    let refused = node.propose("refused");
+    assert_eq!(refused.try_recv(), Ok(Err(ProposeError::DiskUnavailable)));
+    node.sync();
+    let taken = node.propose("taken");
+    node.sync();
+    node.replicate();
+    node.apply();
+    assert_eq!(stuck.try_recv(), Ok(Ok("stuck".into())));
+    assert_eq!(taken.try_recv(), Ok(Ok("taken".into())));
+}
+
+/// A quorum without the leader is durable beyond its disk: it must not lead on (D11).
+#[test]
+fn a_leader_whose_disk_stalls_hands_over() {
+    let limits = DriverLimits {
+        disk_stall_timeout: Some(Duration::from_millis(50)),
+        ..DriverLimits::default()
+    };
+    let mut node = Node::leader_of_three(limits);
+    let _stuck = node.propose("stuck");
+    // Both others have it, the leader's disk does not: first the probes, then the entries.
+    for _ in 0..2 {
+        node.acknowledge_all();
+    }
+    node.pass_time();
+    let asked = |(_, message): &(NodeId, Message)| matches!(message, Message::TimeoutNow(_));
+    assert!(node.sent.iter().any(asked));
+}
+
+#[test]
+fn a_leader_whose_disk_is_full_hands_over_and_loses_nothing() {
+    let mut node = Node::leader_of_three(DriverLimits::default());
+    let waiting = node.propose("waiting");
+    node.give(Input::DiskFull);
+    let refused = node.propose("refused").try_recv().unwrap();
+    assert!(
+        matches!(&refused, Err(ProposeError::NotLeader { leader: Some(hint) }) if hint.id != ME),
+        "{refused:?}"
+    );
+    node.sync();
+    node.replicate();
+    node.apply();
+    assert_eq!(waiting.try_recv(), Ok(Ok("waiting".into())));
+}
