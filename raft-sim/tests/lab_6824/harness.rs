@@ -14,12 +14,17 @@ pub(crate) const AGREEMENT_MS: u64 = 10_000;
 /// How long the lab waits for one proposal before it tries elsewhere, in milliseconds.
 const PROPOSAL_MS: u64 = 2_000;
 
-/// Runs a scenario for each of the first seeds, or only for the one in `RAFT_SIM_SEED`.
+/// Runs a scenario for each of the first seeds (`RAFT_SIM_SEEDS` says how many), or only for the
+/// one in `RAFT_SIM_SEED`.
 pub(crate) fn for_seeds(count: u64, scenario: impl Fn(u64)) {
-    let chosen = std::env::var("RAFT_SIM_SEED").ok();
-    match chosen.and_then(|seed| seed.parse().ok()) {
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|value| value.parse().ok())
+    };
+    match number("RAFT_SIM_SEED") {
         Some(seed) => scenario(seed),
-        None => (1..=count).for_each(scenario),
+        None => (1..=number("RAFT_SIM_SEEDS").unwrap_or(count)).for_each(scenario),
     }
 }
 
