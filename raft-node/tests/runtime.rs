@@ -1,5 +1,8 @@
 //! The runtime whole: real threads, real files, three nodes on a network inside the process.
-#![allow(clippy::unwrap_used, reason = "in test helpers too, a panic is the failure")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "in test helpers too, a panic is the failure"
+)]
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
