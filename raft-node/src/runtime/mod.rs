@@ -16,6 +16,7 @@ use raft_core::{RaftCore, Recovered};
 use raft_log::{DataDir, Log, LogIdentity};
 use raft_proto::{ClusterId, GroupId, LogIndex, LogPosition};
 use tokio::sync::watch;
+use tokio::task::yield_now;
 
 pub use self::applier::apply_batch;
 
@@ -199,7 +200,8 @@ impl Life {
         };
         let boot = directory.boot();
         let open = move || Log::open(&directory, identity, options).map_err(Arc::new);
-        let (log, found) = blocking(open).await?.map_err(FatalError::OpenLog)?;
+        let opened = self.refuse_while(blocking(open)).await?;
+        let (log, found) = opened?.map_err(FatalError::OpenLog)?;
         // A formed node's log was created with the first entry. An empty one has lost votes and
         // entries that this node answered for.
         if found.last == LogPosition::ZERO && found.snapshot.is_none() {
@@ -228,6 +230,35 @@ impl Life {
             boot,
         };
         Ok((log, recovered))
+    }
+
+    /// Waits for something long. Requests that come meanwhile are refused rather than kept
+    /// waiting, and messages are dropped, which Raft repairs.
+    async fn refuse_while<T>(&self, work: impl Future<Output = T>) -> Result<T, FatalError> {
+        let mut work = std::pin::pin!(work);
+        let mut notices = Vec::new();
+        let mut is_stopping = false;
+        let done = loop {
+            tokio::select! {
+                biased;
+                done = &mut work => break done,
+                () = self.inbox.take(&mut notices) => {}
+            }
+            for notice in notices.drain(..) {
+                match notice {
+                    Notice::Input(input) => input.refuse(),
+                    Notice::Failed(error) => return Err(error),
+                    Notice::Refused { .. } => {}
+                    Notice::Stop => is_stopping = true,
+                }
+            }
+            yield_now().await;
+        };
+        if is_stopping {
+            // Nothing is half open now; the main loop stops in order.
+            self.inbox.push_notice(Notice::Stop);
+        }
+        Ok(done)
     }
 
     /// A formed node may be started with the voters it was formed with, or with today's members.

@@ -1,0 +1,208 @@
+//! Disks that are slow to open a log, or full: callers are told, and nothing is lost.
+#![allow(
+    clippy::unwrap_used,
+    reason = "in test helpers too, a panic is the failure"
+)]
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_log::vfs::{Access, LockGuard, RealVfs, Vfs, VfsFile};
+use raft_log::{DataDir, LogOptions};
+use raft_node::{
+    Applied, MemoryNetwork, NodeState, Parts, ProposeError, Raft, RaftConfig, ReadConsistency,
+    ReadError, StateMachine,
+};
+use raft_proto::NodeId;
+
+const ID: NodeId = NodeId(1);
+/// Generous: it only ends a test that hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Counts its commands.
+#[derive(Default)]
+struct Counter(u64);
+
+impl StateMachine for Counter {
+    fn apply(&mut self, _applied: Applied<'_>) -> Bytes {
+        self.0 += 1;
+        self.query(&Bytes::new())
+    }
+
+    fn query(&mut self, _query: &Bytes) -> Bytes {
+        Bytes::copy_from_slice(&self.0.to_le_bytes())
+    }
+}
+
+/// The real disk, with its troubles.
+#[derive(Debug, Default)]
+struct Disk {
+    real: RealVfs,
+    /// No file can be created.
+    is_full: AtomicBool,
+    /// The next open of the log waits for this.
+    log_is_open: Mutex<Option<Receiver<()>>>,
+}
+
+impl Vfs for Disk {
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.real.create_dir_all(path)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn VfsFile>> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.real.create(path)
+    }
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn VfsFile>> {
+        self.real.open(path, access)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.real.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.real.remove(path)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
+        if directory.ends_with("log-0")
+            && let Some(opened) = self.log_is_open.lock().unwrap().take()
+        {
+            opened.recv().unwrap();
+        }
+        self.real.list(directory)
+    }
+
+    fn sync_dir(&self, directory: &Path) -> io::Result<()> {
+        self.real.sync_dir(directory)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
+        self.real.lock(path)
+    }
+
+    fn random(&self) -> io::Result<u64> {
+        self.real.random()
+    }
+}
+
+fn start(disk: &Arc<Disk>, path: &Path) -> Raft {
+    let mut config = RaftConfig::new(ID, vec![(ID, "n1:1".to_owned())]);
+    config.log = LogOptions::small();
+    let vfs = Arc::clone(disk) as Arc<dyn Vfs>;
+    let parts = Parts {
+        directory: DataDir::open(vfs, path, ID).unwrap(),
+        machine: Box::<Counter>::default(),
+        transport: MemoryNetwork::new().transport(ID),
+    };
+    Raft::start(config, parts).unwrap()
+}
+
+/// Proposes until it is accepted.
+async fn write(raft: &Raft, bytes: usize) -> u64 {
+    loop {
+        match raft.propose(vec![0; bytes].into()).await {
+            Ok(proposal) => return number(&proposal.outcome().await.unwrap()),
+            Err(ProposeError::NotLeader { .. } | ProposeError::DiskUnavailable) => {
+                tokio::task::yield_now().await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(bytes.try_into().unwrap())
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let ended = runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await });
+    ended.expect("the test hangs");
+}
+
+#[test]
+fn requests_are_refused_while_the_log_is_being_opened() {
+    run(async {
+        let home = tempfile::tempdir().unwrap();
+        let disk = Arc::new(Disk::default());
+        let raft = start(&disk, home.path());
+        assert_eq!(write(&raft, 1).await, 1);
+        raft.shutdown().await.unwrap();
+
+        let (opened, log_is_open) = channel();
+        *disk.log_is_open.lock().unwrap() = Some(log_is_open);
+        let raft = start(&disk, home.path());
+        let leader = None;
+        let refused = raft.propose(Bytes::from_static(b"x")).await.err();
+        assert_eq!(refused, Some(ProposeError::NotLeader { leader }));
+        let refused = raft.read(Bytes::new(), ReadConsistency::Local).await;
+        assert_eq!(refused, Err(ReadError::NotConfirmed { leader: None }));
+        assert!(raft.status().await.is_none());
+        opened.send(()).unwrap();
+        assert_eq!(write(&raft, 1).await, 2);
+        raft.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn a_node_that_is_asked_to_stop_while_its_log_is_being_opened_stops() {
+    run(async {
+        let home = tempfile::tempdir().unwrap();
+        let disk = Arc::new(Disk::default());
+        let raft = start(&disk, home.path());
+        assert_eq!(write(&raft, 1).await, 1);
+        raft.shutdown().await.unwrap();
+
+        let (opened, log_is_open) = channel();
+        *disk.log_is_open.lock().unwrap() = Some(log_is_open);
+        let raft = start(&disk, home.path());
+        let stopping = raft.clone();
+        let stopped = tokio::spawn(async move { stopping.shutdown().await });
+        tokio::task::yield_now().await;
+        // The stop is taken before this is answered, because notices come in order.
+        assert!(raft.status().await.is_none());
+        opened.send(()).unwrap();
+        stopped.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_full_disk_keeps_writes_waiting_and_loses_none() {
+    run(async {
+        let home = tempfile::tempdir().unwrap();
+        let disk = Arc::new(Disk::default());
+        let raft = start(&disk, home.path());
+        let mut written = write(&raft, 1).await;
+        disk.is_full.store(true, Ordering::Relaxed);
+        // Until the segments there are have no room: then one waits, and the next is refused.
+        let mut waiting = Vec::new();
+        loop {
+            match raft.propose(vec![0; 8 << 10].into()).await {
+                Ok(proposal) => waiting.push(tokio::spawn(proposal.outcome())),
+                Err(ProposeError::DiskUnavailable) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(matches!(raft.state(), NodeState::Running { .. }));
+        disk.is_full.store(false, Ordering::Relaxed);
+        for outcome in waiting {
+            written += 1;
+            assert_eq!(number(&outcome.await.unwrap().unwrap()), written);
+        }
+        assert_eq!(write(&raft, 1).await, written + 1);
+        raft.shutdown().await.unwrap();
+    });
+}
