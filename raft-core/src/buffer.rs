@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use raft_proto::{Entry, LogIndex};
 
+use crate::config::ENTRY_OVERHEAD_BYTES;
 use crate::output::AppendOrder;
 use crate::time::Epoch;
 
@@ -61,7 +62,8 @@ pub struct EntryBuffer {
 }
 
 impl EntryBuffer {
-    /// An empty buffer that [`EntryBuffer::evict`] keeps at or below this many payload bytes.
+    /// An empty buffer that [`EntryBuffer::evict`] keeps at or below this many bytes: payloads,
+    /// and [`ENTRY_OVERHEAD_BYTES`] for each entry.
     #[must_use]
     pub fn new(max_bytes: u64) -> Self {
         Self {
@@ -81,7 +83,7 @@ impl EntryBuffer {
             self.entries.clear();
             self.bytes = 0;
         }
-        self.bytes += entry.payload.len() as u64;
+        self.bytes += cost(&entry);
         self.entries.push_back(entry);
     }
 
@@ -98,7 +100,7 @@ impl EntryBuffer {
         while self.bytes > self.max_bytes {
             match self.entries.front() {
                 Some(front) if front.index <= bound => {
-                    self.bytes -= front.payload.len() as u64;
+                    self.bytes -= cost(front);
                     self.entries.pop_front();
                 }
                 Some(_) | None => break,
@@ -154,7 +156,7 @@ impl EntryBuffer {
         self.entries.back().map(|entry| entry.index)
     }
 
-    /// Payload bytes held.
+    /// What the entries held count as, in bytes.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
@@ -168,9 +170,13 @@ impl EntryBuffer {
 
     fn remove_from(&mut self, index: LogIndex) {
         while let Some(last) = self.entries.pop_back_if(|last| last.index >= index) {
-            self.bytes -= last.payload.len() as u64;
+            self.bytes -= cost(&last);
         }
     }
+}
+
+fn cost(entry: &Entry) -> u64 {
+    entry.payload.len() as u64 + ENTRY_OVERHEAD_BYTES
 }
 
 #[cfg(test)]
@@ -189,7 +195,7 @@ mod tests {
     }
 
     fn buffer_of(entries: &[(u64, u64)]) -> EntryBuffer {
-        let mut buffer = EntryBuffer::new(30);
+        let mut buffer = EntryBuffer::new(3 * (10 + ENTRY_OVERHEAD_BYTES));
         for &(index, term) in entries {
             buffer.insert(entry(index, term));
         }
@@ -232,10 +238,11 @@ mod tests {
     #[test]
     fn eviction_respects_the_bound_and_the_limit() {
         let mut buffer = buffer_of(&[(1, 1), (2, 1), (3, 1), (4, 1), (5, 1)]);
-        assert_eq!(buffer.evict(LogIndex(1)), 40);
+        let one = 10 + ENTRY_OVERHEAD_BYTES;
+        assert_eq!(buffer.evict(LogIndex(1)), 4 * one);
         assert_eq!(buffer.first_index(), Some(LogIndex(2)));
         assert_eq!(buffer.fill(&order(0, 2, 1, 0)), Fill::Evicted);
-        assert_eq!(buffer.evict(LogIndex(5)), 30);
+        assert_eq!(buffer.evict(LogIndex(5)), 3 * one);
         assert_eq!(buffer.first_index(), Some(LogIndex(3)));
         assert_eq!(buffer.fill(&order(4, 6, 1, 0)), Fill::Evicted);
         assert_eq!(buffer.fill(&order(5, 5, 1, 0)), Fill::Found(Vec::new()));
@@ -249,6 +256,6 @@ mod tests {
         assert_eq!(buffer.get(LogIndex(2)).unwrap().term, Term(2));
         buffer.insert(entry(9, 2));
         assert_eq!(buffer.first_index(), Some(LogIndex(9)));
-        assert_eq!(buffer.bytes(), 10);
+        assert_eq!(buffer.bytes(), 10 + ENTRY_OVERHEAD_BYTES);
     }
 }

@@ -9,6 +9,15 @@ use crate::time::Time;
 /// and lengths an append of this many entries always encodes.
 pub const MAX_APPEND_ENTRIES: u64 = 16_384;
 
+/// What an entry counts as besides its payload, in bytes, wherever memory is bounded: many small
+/// entries take memory, too.
+pub const ENTRY_OVERHEAD_BYTES: u64 = 64;
+
+/// What an entry with so many payload bytes counts as, in bytes.
+pub(crate) const fn entry_cost(payload_bytes: u32) -> u64 {
+    payload_bytes as u64 + ENTRY_OVERHEAD_BYTES
+}
+
 /// What a core is started with besides its recovered state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -32,7 +41,8 @@ pub struct Config {
     pub max_inflight_messages: usize,
     /// Payload bytes on the way to one peer after which no further append is sent.
     pub max_inflight_bytes: u64,
-    /// Payload bytes that a leader holds uncommitted before it refuses proposals.
+    /// Bytes that a leader holds uncommitted before it refuses proposals: payloads, and
+    /// [`ENTRY_OVERHEAD_BYTES`] for each entry.
     pub max_uncommitted_bytes: u64,
     /// Largest payload of one proposal, in bytes.
     pub max_entry_bytes: u32,
@@ -147,7 +157,7 @@ impl Config {
         if let Some((name, _)) = limits.iter().find(|(_, limit)| *limit == 0) {
             return Err(ConfigError::ZeroLimit(name));
         }
-        if u64::from(self.max_entry_bytes) > self.max_uncommitted_bytes {
+        if entry_cost(self.max_entry_bytes) > self.max_uncommitted_bytes {
             return Err(ConfigError::EntryBeyondUncommitted {
                 max_entry_bytes: self.max_entry_bytes,
                 max_uncommitted_bytes: self.max_uncommitted_bytes,

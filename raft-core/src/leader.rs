@@ -8,6 +8,7 @@ use raft_proto::{
 };
 
 use crate::catch_up::CatchUp;
+use crate::config::entry_cost;
 use crate::core::{Disk, RaftCore};
 use crate::error::ProposeError;
 use crate::follower::UNSOLICITED;
@@ -48,7 +49,7 @@ impl RaftCore {
             return Err(ProposeError::DiskUnavailable);
         }
         let uncommitted_bytes = leader.uncommitted_bytes;
-        if uncommitted_bytes + u64::from(bytes) > limit_bytes {
+        if uncommitted_bytes + entry_cost(bytes) > limit_bytes {
             return Err(ProposeError::Overloaded {
                 uncommitted_bytes,
                 limit_bytes,
@@ -74,7 +75,7 @@ impl RaftCore {
             .map(|id| (*id, CatchUp::new(next, self.now)))
             .collect();
         let uncommitted = IndexRange::new(self.commit_index.next(), self.log.last_index());
-        let uncommitted_bytes = uncommitted.map_or(0, |range| self.log.bytes_in(range));
+        let uncommitted_bytes = uncommitted.map_or(0, |range| self.log.cost_of(range));
         self.set_role(RoleState::Leader(Box::new(Leader {
             first_index: next,
             peers,
@@ -98,7 +99,7 @@ impl RaftCore {
     pub(crate) fn append_local(&mut self, bytes: u32, generated: Option<Entry>) -> LogIndex {
         let index = self.log.append(self.term(), bytes);
         if let RoleState::Leader(leader) = &mut self.role {
-            leader.uncommitted_bytes += u64::from(bytes);
+            leader.uncommitted_bytes += entry_cost(bytes);
         }
         let range = IndexRange {
             first: index,
@@ -223,7 +224,7 @@ impl RaftCore {
         );
         self.commit_index = index;
         self.proposals.decide(index, &self.log, &mut self.events);
-        let bytes = self.log.bytes_in(newly);
+        let bytes = self.log.cost_of(newly);
         if let RoleState::Leader(leader) = &mut self.role {
             assert!(
                 bytes <= leader.uncommitted_bytes,

@@ -147,7 +147,7 @@ mod transfer;
 
 pub use self::core::{PeerStatus, RaftCore};
 pub use buffer::{EntryBuffer, Fill};
-pub use config::{Config, ConfigError, MAX_APPEND_ENTRIES};
+pub use config::{Config, ConfigError, ENTRY_OVERHEAD_BYTES, MAX_APPEND_ENTRIES};
 pub use error::{CoreError, ProposeError, ReadIndexError, TransferError};
 pub use membership_change::{ChangeError, MembershipChange};
 pub use output::{

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use raft_proto::{LogIndex, LogPosition, Term, TermRun};
 
+use crate::config::entry_cost;
 use crate::output::IndexRange;
 use crate::recovered::Recovered;
 
@@ -84,16 +85,18 @@ impl LogView {
 
     /// The last index at or before `limit` whose term is `term`.
     pub(crate) fn last_of_term(&self, term: Term, limit: LogIndex) -> Option<LogIndex> {
-        let position = self.runs.iter().rposition(|run| run.term == term);
-        let Some(position) = position else {
-            return (self.base.term == term && self.base.index <= limit).then_some(self.base.index);
-        };
-        let end = match self.runs.get(position + 1) {
-            Some(next) => next.first.previous(),
-            None => self.last_index(),
-        };
-        let last = end.min(limit);
-        (last >= self.runs[position].first).then_some(last)
+        let in_runs = self.runs.iter().rposition(|run| run.term == term);
+        let found = in_runs.and_then(|position| {
+            let end = match self.runs.get(position + 1) {
+                Some(next) => next.first.previous(),
+                None => self.last_index(),
+            };
+            let last = end.min(limit);
+            (last >= self.runs[position].first).then_some(last)
+        });
+        // The base may share its term with the entries after it, and be all that the limit leaves.
+        let base = self.base;
+        found.or_else(|| (base.term == term && base.index <= limit).then_some(base.index))
     }
 
     /// Adds an entry at the end; returns its index.
@@ -163,12 +166,12 @@ impl LogView {
         runs
     }
 
-    /// Payload bytes of a range of entries held.
-    pub(crate) fn bytes_in(&self, range: IndexRange) -> u64 {
+    /// What a range of entries held counts as, in bytes.
+    pub(crate) fn cost_of(&self, range: IndexRange) -> u64 {
         let first = range.first.since(self.base.index.next()) as usize;
         let count = range.count() as usize;
         let sizes = self.sizes.range(first..first + count);
-        sizes.map(|size| u64::from(*size)).sum()
+        sizes.map(|size| entry_cost(*size)).sum()
     }
 
     /// The longest range from `first` up to `last` that has at most `max_bytes` and
@@ -262,9 +265,18 @@ mod tests {
                     let run = runs.iter().rev().find(|run| run.first <= index);
                     prop_assert_eq!(run.map(|run| run.term.0), Some(terms[index.0 as usize]));
                 }
-                prop_assert_eq!(view.bytes_in(range), range.count() * 10);
+                prop_assert_eq!(view.cost_of(range), range.count() * entry_cost(10));
             }
         }
+    }
+
+    #[test]
+    fn the_base_is_found_when_the_limit_leaves_nothing_after_it() {
+        let mut view = view(&[2, 3, 5, 7, 7, 7]);
+        view.compact_to(LogIndex(5));
+        assert_eq!(view.last_of_term(Term(7), LogIndex(5)), Some(LogIndex(5)));
+        assert_eq!(view.last_of_term(Term(7), LogIndex(4)), None);
+        assert_eq!(view.last_of_term(Term(7), LogIndex(9)), Some(LogIndex(6)));
     }
 
     #[test]
