@@ -104,6 +104,8 @@ impl Script {
             "up" => self.connection(&mut args, true)?,
             "disk" => self.disk(&mut args)?,
             "unsent" => self.unsent(&mut args)?,
+            "hold" => self.hold(&mut args)?,
+            "fill" => self.fill(&mut args)?,
             "status" => self.status()?,
             "logs" => self.logs()?,
             "network" => self.show_network()?,
@@ -610,6 +612,20 @@ impl Script {
             other => return Err(format!("unknown disk state {other}").into()),
         }
         cluster.collect(id);
+        self.gather()
+    }
+
+    /// `hold 1`: the driver of node 1 does not fill appends from now on.
+    fn hold(&mut self, args: &mut Args<'_>) -> Outcome<()> {
+        let id = args.node()?;
+        self.cluster()?.node(id.0).held = Some(Vec::new());
+        Ok(())
+    }
+
+    /// `fill 1`: it fills what waits, from its buffer, and from now on at once.
+    fn fill(&mut self, args: &mut Args<'_>) -> Outcome<()> {
+        let id = args.node()?;
+        self.cluster()?.fill(id);
         self.gather()
     }
 

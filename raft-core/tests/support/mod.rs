@@ -102,25 +102,36 @@ impl Cluster {
     pub fn collect(&mut self, id: NodeId) -> Vec<Envelope> {
         let node = self.nodes.get_mut(&id).unwrap();
         node.drain();
+        let sent = node.transmits();
+        self.send(id, sent)
+    }
+
+    /// Fills the appends that a node held, and collects what comes of it.
+    pub fn fill(&mut self, id: NodeId) {
+        let now = self.now;
+        let node = self.nodes.get_mut(&id).unwrap();
+        let sent = node.fill_held(now);
+        self.send(id, sent);
+        self.collect(id);
+    }
+
+    fn send(&mut self, from: NodeId, messages: Vec<(NodeId, Message)>) -> Vec<Envelope> {
+        let node = self.nodes.get_mut(&from).unwrap();
         let uncounted = node.core.is_uncounted();
-        let sent: Vec<Envelope> = node
-            .transmits()
-            .into_iter()
-            .map(|(to, message)| Envelope {
-                from: id,
+        let mut sent = Vec::new();
+        for (to, message) in messages {
+            let line = story::message(&message);
+            let name = story::name(node);
+            node.story.push(format!("{name} → {to} {line}"));
+            sent.push(Envelope {
+                from,
                 to,
                 uncounted,
                 message,
-            })
-            .collect();
-        for envelope in &sent {
-            let line = story::message(&envelope.message);
-            let node = self.nodes.get_mut(&id).unwrap();
-            let name = story::name(node);
-            node.story.push(format!("{name} → {} {line}", envelope.to));
+            });
         }
         self.network.extend(sent.iter().cloned());
-        self.invariants.check(&self.nodes, id, &sent);
+        self.invariants.check(&self.nodes, from, &sent);
         sent
     }
 

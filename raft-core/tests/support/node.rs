@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use raft_core::{
-    Commit, Config, Event, MessageId, Persist, PersistId, ProposeError, RaftCore, Recovered, Time,
-    Transmit,
+    AppendOrder, Commit, Config, EntryBuffer, Event, Fill, MessageId, Persist, PersistId,
+    ProposeError, RaftCore, Recovered, Time, Transmit, UnsentReason,
 };
 use raft_proto::{
     Entry, EntryKind, HardState, LogIndex, LogPosition, Membership, Message, NodeId,
@@ -43,6 +43,10 @@ pub struct Node {
     pub offered: Option<SnapshotDescription>,
     /// Content of snapshots fetched, by the last index that they cover.
     fetched: BTreeMap<LogIndex, (SnapshotDescription, Vec<Entry>)>,
+    /// What a driver fills appends from.
+    buffer: EntryBuffer,
+    /// Appends that wait to be filled; `None` while they are filled at once.
+    pub held: Option<Vec<AppendOrder>>,
     messages: BTreeMap<MessageId, Vec<Entry>>,
     next_message: u64,
     config: Config,
@@ -112,6 +116,8 @@ impl Node {
             boots: 1,
             offered: None,
             fetched: BTreeMap::new(),
+            buffer: EntryBuffer::new(u64::MAX),
+            held: None,
             messages: BTreeMap::new(),
             next_message: 1,
             config,
@@ -154,9 +160,11 @@ impl Node {
             let entries = self.content_of(&persist);
             if let Some(from) = persist.truncate_from {
                 self.log.truncate(from.0 as usize - 1);
+                self.buffer.truncate_from(from, persist.epoch);
             }
             for entry in &entries {
                 self.put(entry.clone());
+                self.buffer.insert(entry.clone());
             }
             let written = story::persist(&persist, &entries);
             self.tell(&format!("writes {written}"));
@@ -243,7 +251,28 @@ impl Node {
                     "compacted entries are not sent"
                 );
             }
-            sent.push(filled(transmit, &self.log));
+            match (transmit, &mut self.held) {
+                (Transmit::Append(order), Some(held)) => held.push(order),
+                (transmit, _) => sent.push(filled(transmit, &self.log)),
+            }
+        }
+        sent
+    }
+
+    /// Fills the appends that were held, from the buffer; tells what became of each.
+    pub fn fill_held(&mut self, now: Time) -> Vec<(NodeId, Message)> {
+        let mut sent = Vec::new();
+        for order in self.held.take().unwrap_or_default() {
+            let (to, sequence) = (order.to, order.sequence);
+            match self.buffer.fill(&order) {
+                Fill::Found(entries) => sent.push((to, order.into_request(entries).into())),
+                Fill::Evicted => panic!("this buffer evicts nothing"),
+                Fill::Stale => {
+                    self.tell(&format!("does not fill #{sequence} for {to}: stale"));
+                    self.core
+                        .handle_unsent(now, to, sequence, UnsentReason::Stale);
+                }
+            }
         }
         sent
     }
