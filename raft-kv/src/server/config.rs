@@ -6,11 +6,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use raft_node::RaftConfig;
+use raft_node::{ApplyOn, RaftConfig};
 use raft_proto::NodeId;
 use thiserror::Error;
 
 use crate::limits::MAX_REQUEST_BYTES;
+
+/// Bytes of commands and queries that the store handles before the network has its turn: some
+/// 10,000 of them, a few tens of milliseconds.
+const APPLY_BYTES_PER_TURN: usize = 4 << 20;
 
 /// A member of a new cluster: `ID=HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,6 +158,9 @@ impl ServerConfig {
         raft.core.election_timeout_ms_max = self.timers.election_timeout_ms_max;
         raft.log.segment_bytes = self.segment_bytes;
         raft.limits.max_command_bytes = MAX_REQUEST_BYTES;
+        // A command or query of the store takes microseconds, less than a hop between threads.
+        raft.apply_on = ApplyOn::NodeThread;
+        raft.limits.max_apply_bytes = APPLY_BYTES_PER_TURN;
         raft.validate()?;
         Ok(raft)
     }

@@ -215,9 +215,9 @@ impl NodeThread {
                     .send(batch)
                     .map_err(|_| FatalError::Thread("applier"))?,
                 ApplierHandle::Inline(machine) => {
+                    // By way of the inbox, so that the network has its turn between two batches.
                     let applied = apply_batch(machine.as_mut(), batch);
-                    self.driver.handle(now, applied);
-                    self.driver.flush(now);
+                    self.inbox.push_notice(Notice::Input(applied));
                 }
             },
         }
