@@ -13,7 +13,7 @@ use super::history::History;
 /// How often the lab repeats work, partitions and crash.
 const ROUNDS: u64 = 3;
 /// How long clerks work in each round, in milliseconds.
-const ROUND_MS: u64 = 2_000;
+const ROUND_MS: u64 = 5_000;
 /// The lab's election bound, in milliseconds.
 const ELECTION_MS: u64 = 1_000;
 
@@ -172,7 +172,7 @@ impl Scenario {
         match self.partitions {
             Partitions::Never => cluster.run_for_ms(ROUND_MS),
             Partitions::Random => {
-                let end = cluster.now().plus_ms(2 * ROUND_MS);
+                let end = cluster.now().plus_ms(ROUND_MS);
                 cluster.run_for_ms(ELECTION_MS / 2);
                 while cluster.now() < end {
                     partition_randomly(cluster);

@@ -7,6 +7,8 @@ use raft_node::{Applied, StateMachine};
 use raft_proto::{LogIndex, NodeId, Term};
 use raft_sim::{Cluster, ClusterOptions, LinkOptions};
 
+/// Pause between two looks for a leader.
+const LOOK_AGAIN_MS: u64 = 10;
 /// The lab's election bound, in milliseconds.
 pub(crate) const ELECTION_MS: u64 = 1_000;
 /// The lab's bound for an agreement, in milliseconds.
@@ -101,19 +103,23 @@ impl Lab {
             .collect()
     }
 
-    /// Expects one leader among the connected nodes, and returns it.
+    /// Expects one leader among the connected nodes within the lab's election bound, and returns
+    /// it: looks after half of the bound, as the lab does, and then until the whole.
     pub(crate) fn check_one_leader(&mut self) -> NodeId {
-        for _ in 0..10 {
-            let pause = 450 + self.cluster.random().below(100);
-            self.run_ms(pause);
-            let leaders = self.leaders();
-            if let Some((latest, leader)) = leaders.iter().max() {
-                let of_latest = leaders.iter().filter(|(term, _)| term == latest);
-                assert_eq!(of_latest.count(), 1, "{leaders:?}");
-                return *leader;
-            }
+        let pause = 450 + self.cluster.random().below(100);
+        self.run_ms(pause);
+        let mut passed = pause;
+        while passed < ELECTION_MS && self.leaders().is_empty() {
+            self.run_ms(LOOK_AGAIN_MS);
+            passed += LOOK_AGAIN_MS;
         }
-        panic!("expected one leader, got none");
+        let leaders = self.leaders();
+        let Some((latest, leader)) = leaders.iter().max() else {
+            panic!("expected one leader within {ELECTION_MS} ms, got none");
+        };
+        let of_latest = leaders.iter().filter(|(term, _)| term == latest);
+        assert_eq!(of_latest.count(), 1, "{leaders:?}");
+        *leader
     }
 
     /// Expects a leader among the connected nodes within the lab's election bound.
