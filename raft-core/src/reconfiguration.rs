@@ -39,6 +39,17 @@ impl RaftCore {
         Ok(LogPosition { index, term })
     }
 
+    /// The membership that these changes would lead to, whether or not it may be proposed now.
+    ///
+    /// # Errors
+    /// [`ChangeError`] if they do not fit the membership in force or each other.
+    pub fn membership_after(
+        &self,
+        changes: &[MembershipChange],
+    ) -> Result<Membership, ChangeError> {
+        membership_change::target_of(self.members.current(), changes)
+    }
+
     /// One change at a time, and none before the leader's first commit in its term: before that, a
     /// predecessor's change may still be committed or lost (the bug of 2015 in single-server
     /// changes).

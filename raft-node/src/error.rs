@@ -149,7 +149,8 @@ pub enum FatalError {
     Thread(&'static str),
 }
 
-fn hint(leader: &Option<LeaderHint>) -> String {
+/// How a message goes on about the leader.
+pub(crate) fn hint(leader: &Option<LeaderHint>) -> String {
     match leader {
         Some(LeaderHint {
             id,

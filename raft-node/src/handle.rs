@@ -19,7 +19,7 @@ use crate::state::NodeState;
 /// stop it.
 #[derive(Clone)]
 pub struct Raft {
-    inbox: Arc<Inbox>,
+    pub(crate) inbox: Arc<Inbox>,
     state: watch::Receiver<NodeState>,
     log_bytes: Arc<std::sync::atomic::AtomicU64>,
 }

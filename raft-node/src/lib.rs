@@ -68,6 +68,7 @@ mod handle;
 mod inbox;
 mod link;
 mod machine;
+mod membership;
 mod memory;
 #[cfg(feature = "quic")]
 mod quic;
@@ -81,9 +82,11 @@ pub use error::{FatalError, LeaderHint, ProposeError, ReadError, TransferError};
 pub use handle::{Proposal, Raft};
 pub use link::{Link, NotDelivered};
 pub use machine::{Applied, StateMachine};
+pub use membership::{ChangeError, ChangeSafety};
 pub use memory::MemoryNetwork;
 #[cfg(feature = "quic")]
 pub use quic::QuicBuilder;
+pub use raft_core::MembershipChange;
 pub use runtime::apply_batch;
 pub use state::NodeState;
 pub use transport::{SendError, Transport, TransportBuilder};

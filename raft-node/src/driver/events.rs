@@ -56,9 +56,11 @@ impl Driver {
                 }
             }
         }
+        self.changes.settle(&self.core);
     }
 
     fn decide(&mut self, range: IndexRange, term: Term, outcome: ProposalOutcome) {
+        self.changes.decided(range, term, outcome);
         let error = match outcome {
             // The applier answers these with the state machine's reply.
             ProposalOutcome::Committed => return,

@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::{AppendOrder, PersistId};
+use raft_core::{AppendOrder, MembershipChange, PersistId};
 use raft_log::LogWrite;
 use raft_proto::{Boot, Entry, LogIndex, Membership, Message, NodeId};
 
 use super::apply::ApplyBatch;
+use super::membership::ChangeWaiter;
 use super::proposals::ProposalWaiter;
 use super::reads::{QueryWaiter, ReadConsistency};
 use super::status::Status;
 use crate::error::{ProposeError, ReadError, TransferError};
+use crate::membership::{ChangeError, ChangeSafety};
 
 /// Answers a leadership transfer.
 pub type TransferWaiter = Box<dyn FnOnce(Result<(), TransferError>) + Send>;
@@ -100,6 +102,15 @@ pub enum Input {
         /// Hears the outcome.
         waiter: TransferWaiter,
     },
+    /// An operator wants other members.
+    ChangeMembership {
+        /// All wishes, to be made together.
+        changes: Vec<MembershipChange>,
+        /// How careful to be.
+        safety: ChangeSafety,
+        /// Hears the outcome.
+        waiter: ChangeWaiter,
+    },
     /// Somebody wants to know how the node is.
     Status {
         /// Bytes that the log takes on disk, known to the shell.
@@ -145,6 +156,9 @@ impl Input {
             Self::Read { waiter, .. } => waiter(Err(ReadError::NotConfirmed { leader: None })),
             Self::Transfer { waiter, .. } => {
                 waiter(Err(TransferError::NotLeader { leader: None }));
+            }
+            Self::ChangeMembership { waiter, .. } => {
+                waiter.decide(Err(ChangeError::NotLeader { leader: None }));
             }
             Self::Message { .. }
             | Self::PeerUp { .. }

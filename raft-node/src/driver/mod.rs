@@ -14,6 +14,7 @@ mod apply;
 mod disk;
 mod events;
 mod io;
+mod membership;
 mod proposals;
 mod reads;
 mod status;
@@ -33,12 +34,14 @@ pub use self::apply::{ApplyBatch, ApplyItem};
 pub use self::io::{
     DriverLimits, Input, LogReadPurpose, LogReadRequest, Output, StatusWaiter, TransferWaiter,
 };
+pub use self::membership::ChangeWaiter;
 pub use self::proposals::ProposalWaiter;
 pub use self::reads::{QueryWaiter, ReadConsistency};
 pub use self::status::{PeerStatus, Status};
 
 use self::apply::ApplyQueue;
 use self::disk::DiskWatch;
+use self::membership::Changes;
 use self::proposals::Proposals;
 use self::reads::Reads;
 use crate::error::{LeaderHint, ProposeError, ReadError, TransferError};
@@ -52,6 +55,7 @@ pub struct Driver {
     apply: ApplyQueue,
     disk: DiskWatch,
     transfer: Option<TransferWaiter>,
+    changes: Changes,
     outputs: VecDeque<Output>,
     limits: DriverLimits,
     next_message: u64,
@@ -71,6 +75,7 @@ impl Driver {
             apply: ApplyQueue::starting_after(applied),
             disk: DiskWatch::new(disk_patience),
             transfer: None,
+            changes: Changes::default(),
             outputs: VecDeque::from([peers]),
             next_message: 0,
             core,
@@ -101,6 +106,11 @@ impl Driver {
                 waiter,
             } => self.read(now, query, consistency, waiter),
             Input::Transfer { to, waiter } => self.transfer(now, to, waiter),
+            Input::ChangeMembership {
+                changes,
+                safety,
+                waiter,
+            } => self.change_membership(now, &changes, safety, waiter),
             Input::Status { log_bytes, waiter } => {
                 let snapshot_index = self.apply.started_after();
                 waiter(Status::of(&self.core, now, log_bytes, snapshot_index));
@@ -134,6 +144,7 @@ impl Driver {
         }
         self.proposals.expire(now);
         self.reads.expire(now);
+        self.changes.expire(now);
     }
 
     /// When [`Driver::handle_timeout`] is due next.
@@ -143,6 +154,7 @@ impl Driver {
             self.core.poll_timeout(),
             self.proposals.next_deadline(),
             self.reads.next_deadline(),
+            self.changes.next_deadline(),
             self.disk.deadline(),
         ];
         deadlines.into_iter().flatten().min()
@@ -172,6 +184,7 @@ impl Driver {
         self.proposals.fail_all();
         self.reads.fail_all(&ReadError::ShutDown);
         self.apply.fail_all();
+        self.changes.fail_all();
         if let Some(waiter) = self.transfer.take() {
             waiter(Err(TransferError::ShutDown));
         }
@@ -451,10 +464,10 @@ impl Driver {
         self.buffer.bytes()
     }
 
-    /// Whether proposals of this node wait for their outcome.
+    /// Whether proposals or changes of this node wait for their outcome.
     #[must_use]
     pub fn has_undecided(&self) -> bool {
-        !self.proposals.is_empty()
+        !self.proposals.is_empty() || !self.changes.is_empty()
     }
 
     /// Whether this node leads at the moment, as far as it knows.

@@ -35,6 +35,7 @@ impl Greeter {
             | Input::Propose { .. }
             | Input::Read { .. }
             | Input::Transfer { .. }
+            | Input::ChangeMembership { .. }
             | Input::Status { .. }
             | Input::Unsent { .. }
             | Input::Persisted(_)
