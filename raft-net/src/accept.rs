@@ -25,7 +25,8 @@ pub(crate) async fn accept_all(shared: Arc<Shared>) {
         } else if in_progress >= limit && incoming.may_retry() {
             // Whoever forges addresses never answers this; a real peer does, one round trip later.
             if let Err(error) = incoming.retry() {
-                tracing::debug!(%error, "address check not sent");
+                let node = shared.config.local.node.0;
+                tracing::debug!(node, %error, "address check not sent");
             }
         } else {
             let slot = Slot::take(&shared, |shared| &shared.handshakes);

@@ -81,7 +81,7 @@ impl ClientEndpoint {
             limits.send_window_bytes,
         )?);
         let bind = |address: SocketAddr| -> Result<Endpoint, NetError> {
-            quic::endpoint(UdpSocket::bind(address)?, None, &limits)
+            quic::endpoint(UdpSocket::bind(address)?, None, &limits, None)
         };
         Ok(Self {
             v4: bind((Ipv4Addr::UNSPECIFIED, 0).into())?,

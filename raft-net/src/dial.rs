@@ -130,10 +130,11 @@ fn report_failure(shared: &Shared, peer: &Peer, error: ConnectError, backoff: &m
         shared.handler.on_refused(peer.id, refusal);
     }
     shared.handler.on_connect_failed(peer.id, &error);
+    let (node, id) = (shared.config.local.node.0, peer.id.0);
     if peer.set_error(error.clone()) {
-        tracing::warn!(peer = %peer.id, %error, "cannot connect; attempts go on");
+        tracing::warn!(node, peer = id, %error, "cannot connect; attempts go on");
     } else {
-        tracing::debug!(peer = %peer.id, %error, "still cannot connect");
+        tracing::debug!(node, peer = id, %error, "still cannot connect");
     }
 }
 
@@ -208,7 +209,8 @@ pub(crate) async fn keep_bulk(shared: Arc<Shared>, peer: Arc<Peer>) {
         };
         let dropped = peer.queue(Class::Bulk).clear();
         add(&peer.counters.dropped[Class::Bulk as usize], dropped as u64);
-        tracing::debug!(peer = %peer.id, %error, dropped, "bulk connection failed");
+        let (node, peer) = (shared.config.local.node.0, peer.id.0);
+        tracing::debug!(node, peer, %error, dropped, "bulk connection failed");
         tokio::time::sleep(backoff.pause()).await;
     }
 }

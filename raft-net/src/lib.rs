@@ -153,6 +153,6 @@ pub use handler::{ClientHandler, PeerHandler};
 pub use identity::{CertifiedName, certified_name, client_name, node_name};
 pub use listener::ClientConnection;
 pub use refusal::RefusalText;
-pub use stats::{NetStats, PeerStats};
+pub use stats::{ClientStats, NetStats, PeerStats, StatsReader};
 pub use tls::{BULK_PROTOCOL, CLIENT_PROTOCOL, PEER_PROTOCOL, TlsFiles, TlsIdentity};
 pub use transport::QuicTransport;

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use crate::error::{CloseCode, ConnectError, ProtocolError};
 use crate::framing::{FrameReader, write_chunks};
 use crate::hello::{Greeted, PEER_BLOCK_BYTES};
-use crate::peer::{Life, Link, Peer, add};
+use crate::peer::{Life, Link, Peer};
 use crate::transport::Shared;
 
 /// Pieces that bulk payloads are cut into: quinn's credit is given back piece by piece.
@@ -44,12 +44,13 @@ pub(crate) fn start(
 async fn run(shared: Arc<Shared>, peer: Arc<Peer>, link: Arc<Link>, greeted: Greeted) {
     let boot = link.life.boot.counter;
     let remote = link.connection.remote_address();
-    tracing::info!(peer = %peer.id, boot, %remote, "peer connected");
+    let (node, id) = (shared.config.local.node.0, peer.id.0);
+    tracing::info!(node, peer = id, boot, %remote, "peer connected");
     let end = serve(&shared, &peer, &link, greeted).await;
     link.close(end.code());
     peer.remove(&link);
     peer.report(shared.handler.as_ref());
-    tracing::info!(peer = %peer.id, boot, %end, "peer connection ended");
+    tracing::info!(node, peer = id, boot, %end, "peer connection ended");
 }
 
 impl ConnectError {
@@ -162,8 +163,7 @@ async fn write(
             _ = &mut retired => break,
             batch = peer.queue(class).take() => batch,
         };
-        add(&peer.counters.sent_messages, batch.frames() as u64);
-        add(&peer.counters.sent_bytes, batch.bytes() as u64);
+        peer.counters.sending(class, &batch);
         write_chunks(&mut stream, &mut batch.into_chunks(), stall).await?;
     }
     if shared.is_shutting_down()
@@ -208,11 +208,7 @@ async fn deliver(
     mut reader: FrameReader,
 ) -> Result<(), ConnectError> {
     while let Some((header, body)) = reader.next().await? {
-        add(&peer.counters.received_messages, 1);
-        add(
-            &peer.counters.received_bytes[class as usize],
-            body.len() as u64,
-        );
+        peer.counters.received(class, body.len());
         let message = wire::decode(&header, &body).map_err(ProtocolError::from)?;
         check_class(&message, class)?;
         if link.is_some_and(Link::is_dead) {
@@ -263,7 +259,8 @@ pub(crate) async fn receive_bulk(
         .map_or(CloseCode::Idle, ConnectError::code);
     connection.close(code.number(), b"");
     if let Err(error) = end {
-        tracing::debug!(peer = %peer.id, %error, "incoming bulk connection ended");
+        let (node, peer) = (shared.config.local.node.0, peer.id.0);
+        tracing::debug!(node, peer, %error, "incoming bulk connection ended");
     }
 }
 
@@ -275,13 +272,13 @@ pub(crate) async fn send_bulk(
 ) -> Result<(), ConnectError> {
     let _flushing = shared.flush_guard();
     let timing = &shared.config.timing;
-    let queue = peer.queue(Class::Bulk);
+    let class = Class::Bulk;
+    let queue = peer.queue(class);
     loop {
         let Ok(batch) = tokio::time::timeout(timing.bulk_idle, queue.take()).await else {
             return Err(ConnectError::ClosedByUs(CloseCode::Idle));
         };
-        add(&peer.counters.sent_messages, batch.frames() as u64);
-        add(&peer.counters.sent_bytes, batch.bytes() as u64);
+        peer.counters.sending(class, &batch);
         let mut pieces = batch.into_chunks_of(BULK_PIECE_BYTES);
         write_chunks(&mut stream, &mut pieces, timing.election_timeout_max).await?;
     }

@@ -162,7 +162,7 @@ async fn serve_admitted(
     let mut writing = tokio::task::JoinSet::new();
     let shutdown = shared.shutdown_signal();
     writing.spawn(write(Arc::clone(shared), client.clone(), send, shutdown));
-    let end = read(&client, handler, reader).await;
+    let end = read(shared, &client, handler, reader).await;
     let code = end
         .as_ref()
         .err()
@@ -230,11 +230,13 @@ async fn welcome(
 }
 
 async fn read(
+    shared: &Shared,
     client: &ClientConnection,
     handler: &Arc<dyn ClientHandler>,
     mut reader: FrameReader,
 ) -> Result<(), ConnectError> {
     while let Some((header, body)) = reader.next().await? {
+        shared.client_counters.received(body.len());
         let (id, body) = request::split(&header, body)?;
         let state = &client.state;
         state.outstanding.begin(id, body.len());
@@ -261,6 +263,7 @@ async fn write(
             _ = &mut shutting_down => break,
             batch = client.state.queue.take() => batch,
         };
+        shared.client_counters.sending(&batch);
         if let Err(error) = write_chunks(&mut stream, &mut batch.into_chunks(), stall).await {
             return client.close(error.code());
         }

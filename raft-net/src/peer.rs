@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::config::NetLimits;
 use crate::error::{CloseCode, ConnectError};
 use crate::handler::PeerHandler;
-use crate::queue::{Rejected, SendQueue};
+use crate::queue::{Batch, Rejected, SendQueue};
 
 /// Whose boot of which life is at the other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,12 +107,26 @@ pub(crate) struct Target {
 /// Counters of one peer, all since the transport started.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) sent_messages: AtomicU64,
-    pub(crate) sent_bytes: AtomicU64,
-    pub(crate) received_messages: AtomicU64,
+    pub(crate) sent_messages: [AtomicU64; 3],
+    pub(crate) sent_bytes: [AtomicU64; 3],
+    pub(crate) received_messages: [AtomicU64; 3],
     pub(crate) received_bytes: [AtomicU64; 3],
     pub(crate) dropped: [AtomicU64; 3],
     pub(crate) connections: AtomicU64,
+}
+
+impl Counters {
+    /// A batch was taken from a queue and is written.
+    pub(crate) fn sending(&self, class: Class, batch: &Batch) {
+        add(&self.sent_messages[class as usize], batch.frames() as u64);
+        add(&self.sent_bytes[class as usize], batch.bytes() as u64);
+    }
+
+    /// A message with a body of this many bytes arrived.
+    pub(crate) fn received(&self, class: Class, bytes: usize) {
+        add(&self.received_messages[class as usize], 1);
+        add(&self.received_bytes[class as usize], bytes as u64);
+    }
 }
 
 /// Adds to a counter that nothing is synchronised by.
@@ -157,7 +171,7 @@ impl Peer {
         &self,
         class: Class,
         bytes: usize,
-        add_frame: impl FnOnce(&mut crate::queue::Batch),
+        add_frame: impl FnOnce(&mut Batch),
     ) -> Result<(), Rejected> {
         match self.queue(class).push(bytes, add_frame) {
             Ok(_) => Ok(()),

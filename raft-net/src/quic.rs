@@ -9,6 +9,7 @@ use quinn::{
     AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig,
     TokioRuntime, TransportConfig, VarInt,
 };
+use raft_proto::NodeId;
 use socket2::SockRef;
 
 use crate::config::{NetLimits, NetTiming};
@@ -67,13 +68,14 @@ pub(crate) fn transport_config(
     Ok(Arc::new(config))
 }
 
-/// Puts a QUIC endpoint on a bound socket. Needs a tokio runtime.
+/// Puts a QUIC endpoint on a bound socket, for a node or for a client. Needs a tokio runtime.
 pub(crate) fn endpoint(
     socket: UdpSocket,
     server: Option<ServerConfig>,
     limits: &NetLimits,
+    node: Option<NodeId>,
 ) -> Result<Endpoint, NetError> {
-    enlarge_buffers(&socket, limits.udp_buffer_bytes);
+    enlarge_buffers(&socket, limits.udp_buffer_bytes, node);
     let mut config = EndpointConfig::default();
     config
         .max_udp_payload_size(limits.max_udp_payload_bytes)
@@ -90,18 +92,19 @@ pub(crate) fn endpoint(
 }
 
 /// Asks for large buffers and logs what was granted; a smaller grant only costs speed.
-fn enlarge_buffers(socket: &UdpSocket, wanted: usize) {
+fn enlarge_buffers(socket: &UdpSocket, wanted: usize, node: Option<NodeId>) {
+    let node = node.map(|id| id.0);
     let socket = SockRef::from(socket);
     let set = socket
         .set_recv_buffer_size(wanted)
         .and_then(|()| socket.set_send_buffer_size(wanted));
     if let Err(error) = set {
-        tracing::warn!(%error, wanted, "the UDP buffers cannot be enlarged");
+        tracing::warn!(node, %error, wanted, "the UDP buffers cannot be enlarged");
     }
     // Linux reports twice what it grants, for its own bookkeeping.
     let received = socket.recv_buffer_size().unwrap_or(0);
     let sent = socket.send_buffer_size().unwrap_or(0);
     let granted = "UDP buffers; if they are smaller than wanted, net.core.rmem_max and \
                    net.core.wmem_max limit them, which costs speed under load";
-    tracing::info!(wanted, receive = received, send = sent, "{granted}");
+    tracing::info!(node, wanted, receive = received, send = sent, "{granted}");
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::handler::{ClientHandler, PeerHandler};
 use crate::identity::node_name;
 use crate::peer::{Peer, add};
 use crate::queue::{Batch, Rejected};
-use crate::stats::{NetStats, PeerStats};
+use crate::stats::{ClientCounters, NetStats, StatsReader};
 use crate::tls::{BULK_PROTOCOL, CLIENT_PROTOCOL, PEER_PROTOCOL};
 use crate::{accept, dial, quic};
 
@@ -41,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) handshakes: AtomicUsize,
     pub(crate) client_connections: AtomicUsize,
     pub(crate) rejected: AtomicU64,
+    pub(crate) client_counters: ClientCounters,
 }
 
 impl Shared {
@@ -87,7 +88,7 @@ impl Shared {
         peers.get(&id).cloned()
     }
 
-    fn all_peers(&self) -> Vec<Arc<Peer>> {
+    pub(crate) fn all_peers(&self) -> Vec<Arc<Peer>> {
         let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = peers.values().cloned().collect();
         all.sort_by_key(|peer| peer.id);
@@ -102,7 +103,8 @@ impl Shared {
     /// Counts, logs and reports an incoming connection that is turned away.
     pub(crate) fn reject(&self, remote: SocketAddr, error: &ConnectError) {
         add(&self.rejected, 1);
-        tracing::warn!(%remote, %error, "incoming connection turned away");
+        let node = self.config.local.node.0;
+        tracing::warn!(node, %remote, %error, "incoming connection turned away");
         self.handler.on_rejected(remote, error);
     }
 }
@@ -148,7 +150,7 @@ impl QuicTransport {
         let mut bulk_client = ClientConfig::new(Arc::new(config.tls.client(BULK_PROTOCOL)?));
         bulk_client.transport_config(bulk);
 
-        let endpoint = quic::endpoint(socket, Some(server), limits)?;
+        let endpoint = quic::endpoint(socket, Some(server), limits, Some(config.local.node))?;
         let (flushing, flushed) = mpsc::channel(1);
         let shared = Arc::new(Shared {
             config,
@@ -165,6 +167,7 @@ impl QuicTransport {
             handshakes: AtomicUsize::new(0),
             client_connections: AtomicUsize::new(0),
             rejected: AtomicU64::new(0),
+            client_counters: ClientCounters::default(),
         });
         shared.spawn(accept::accept_all(Arc::clone(&shared)));
         Ok(Self { shared })
@@ -251,16 +254,13 @@ impl QuicTransport {
     /// What happened so far.
     #[must_use]
     pub fn stats(&self) -> NetStats {
-        NetStats {
-            rejected_connections: self.shared.rejected.load(Ordering::Relaxed),
-            client_connections: self.shared.client_connections.load(Ordering::Relaxed),
-            peers: self
-                .shared
-                .all_peers()
-                .iter()
-                .map(|peer| PeerStats::of(peer))
-                .collect(),
-        }
+        NetStats::of(&self.shared)
+    }
+
+    /// Reads the same from anywhere, for as long as the transport lives.
+    #[must_use]
+    pub fn stats_reader(&self) -> StatsReader {
+        StatsReader::new(&self.shared)
     }
 
     /// Writes what is queued, tells the other sides, and waits for them; all within

@@ -1,6 +1,7 @@
 //! The handle of a running node: MIT 6.824's `Make`, `Start`, `GetState` and `Kill` in Rust.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use raft_proto::{LogPosition, NodeId};
@@ -10,6 +11,7 @@ use crate::config::{Parts, RaftConfig, StartError};
 use crate::driver::{Input, ProposalWaiter, QueryWaiter, ReadConsistency};
 use crate::error::{FatalError, ProposeError, ReadError, TransferError};
 use crate::inbox::{Inbox, Notice, Refused};
+use crate::metrics::{Metrics, Recorder};
 use crate::runtime;
 use crate::state::NodeState;
 
@@ -21,7 +23,7 @@ use crate::state::NodeState;
 pub struct Raft {
     pub(crate) inbox: Arc<Inbox>,
     state: watch::Receiver<NodeState>,
-    log_bytes: Arc<std::sync::atomic::AtomicU64>,
+    recorder: Arc<Recorder>,
 }
 
 /// A command that has a place in the log, but perhaps no outcome yet.
@@ -50,16 +52,17 @@ impl Raft {
     /// [`StartError`] if the configuration cannot work or a thread cannot be started.
     pub fn start(config: RaftConfig, parts: Parts) -> Result<Self, StartError> {
         config.validate()?;
+        let recorder = Arc::<Recorder>::default();
         let inbox = Arc::new(Inbox::new(
             config.max_inbox_notices,
             config.max_inbox_request_bytes,
+            Arc::clone(&recorder),
         ));
-        let log_bytes = Arc::default();
-        let state = runtime::spawn(config, parts, Arc::clone(&inbox), Arc::clone(&log_bytes))?;
+        let state = runtime::spawn(config, parts, Arc::clone(&inbox), Arc::clone(&recorder))?;
         Ok(Self {
             inbox,
             state,
-            log_bytes,
+            recorder,
         })
     }
 
@@ -155,12 +158,18 @@ impl Raft {
     pub async fn status(&self) -> Option<crate::Status> {
         let (send, status) = oneshot::channel();
         let waiter = Box::new(move |status| drop(send.send(status)));
-        let log_bytes = self.log_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        let log_bytes = self.recorder.log_bytes.load(Ordering::Relaxed);
         drop(
             self.inbox
                 .push_request(Input::Status { log_bytes, waiter }, 0),
         );
         status.await.ok()
+    }
+
+    /// What the node has measured so far. Costs it nothing and never waits for it.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        self.recorder.read(self.inbox.depth())
     }
 
     /// Whether it is forming a cluster, running or stopped.

@@ -1,11 +1,13 @@
 //! The node thread's inbox: bounded for what comes from outside, wake-driven, drained whole.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use raft_proto::{NodeId, Refusal};
 use tokio::sync::Notify;
 
 use crate::driver::Input;
+use crate::metrics::{InboxDepth, Recorder};
 
 /// What the node thread is told besides the driver's inputs.
 pub(crate) enum Notice {
@@ -38,6 +40,12 @@ struct Queue {
     notices: Vec<Notice>,
     /// Bytes of commands and queries waiting.
     request_bytes: usize,
+    /// When the first of what waits came in.
+    since: Option<Instant>,
+    /// Requests that were refused because too much waited.
+    refused: u64,
+    /// Messages that were dropped because too much waited.
+    dropped: u64,
     is_closed: bool,
 }
 
@@ -48,15 +56,32 @@ pub(crate) struct Inbox {
     wake: Notify,
     max_notices: usize,
     max_request_bytes: usize,
+    recorder: Arc<Recorder>,
 }
 
 impl Inbox {
-    pub(crate) fn new(max_notices: usize, max_request_bytes: usize) -> Self {
+    pub(crate) fn new(
+        max_notices: usize,
+        max_request_bytes: usize,
+        recorder: Arc<Recorder>,
+    ) -> Self {
         Self {
             queue: Mutex::default(),
             wake: Notify::new(),
             max_notices,
             max_request_bytes,
+            recorder,
+        }
+    }
+
+    /// How much waits, and what was refused so far.
+    pub(crate) fn depth(&self) -> InboxDepth {
+        let queue = self.lock();
+        InboxDepth {
+            waiting: queue.notices.len() as u64,
+            waiting_bytes: queue.request_bytes as u64,
+            refused: queue.refused,
+            dropped: queue.dropped,
         }
     }
 
@@ -74,6 +99,7 @@ impl Inbox {
         let is_full = queue.notices.len() >= self.max_notices
             || queue.request_bytes.saturating_add(bytes) > self.max_request_bytes;
         if is_full && bytes > 0 {
+            queue.refused += 1;
             return Err(Box::new((Refused::Full, input)));
         }
         queue.request_bytes += bytes;
@@ -83,11 +109,12 @@ impl Inbox {
 
     /// A peer's message; dropped when too much waits, which Raft repairs.
     pub(crate) fn push_message(&self, input: Input) -> Result<(), Refused> {
-        let queue = self.lock();
+        let mut queue = self.lock();
         if queue.is_closed {
             return Err(Refused::Closed);
         }
         if queue.notices.len() >= self.max_notices {
+            queue.dropped += 1;
             return Err(Refused::Full);
         }
         self.push(queue, Notice::Input(input));
@@ -118,6 +145,11 @@ impl Inbox {
         let mut queue = self.lock();
         std::mem::swap(&mut queue.notices, into);
         queue.request_bytes = 0;
+        let since = queue.since.take();
+        drop(queue);
+        if let Some(since) = since {
+            self.recorder.inbox_wait.record_duration(since.elapsed());
+        }
         !into.is_empty()
     }
 
@@ -143,6 +175,9 @@ impl Inbox {
 
     fn push(&self, mut queue: MutexGuard<'_, Queue>, notice: Notice) {
         let was_empty = queue.notices.is_empty();
+        if was_empty {
+            queue.since = Some(Instant::now());
+        }
         queue.notices.push(notice);
         drop(queue);
         // The taker looks before it sleeps, so only the first one needs to wake it.

@@ -70,6 +70,7 @@ mod link;
 mod machine;
 mod membership;
 mod memory;
+mod metrics;
 #[cfg(feature = "quic")]
 mod quic;
 mod runtime;
@@ -84,6 +85,7 @@ pub use link::{Link, NotDelivered};
 pub use machine::{Applied, StateMachine};
 pub use membership::{ChangeError, ChangeSafety};
 pub use memory::MemoryNetwork;
+pub use metrics::{Histogram, Metrics};
 #[cfg(feature = "quic")]
 pub use quic::QuicBuilder;
 pub use raft_core::MembershipChange;

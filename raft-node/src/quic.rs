@@ -3,11 +3,11 @@
 use std::future::Future;
 use std::net::UdpSocket;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use raft_net::{
     ClientHandler, LocalIdentity, NetConfig, NetLimits, NetTiming, PeerHandler, QuicTransport,
-    TlsIdentity,
+    StatsReader, TlsIdentity,
 };
 use raft_proto::{Boot, ClusterId, GroupId, Hello, Message, NodeId, Refusal};
 
@@ -29,6 +29,8 @@ pub struct QuicBuilder {
     pub timing: NetTiming,
     /// Serves clients on the same socket.
     pub clients: Option<Arc<dyn ClientHandler>>,
+    /// Gets a reader of the transport's counters as soon as there is a transport.
+    pub stats: Arc<OnceLock<StatsReader>>,
 }
 
 impl TransportBuilder for QuicBuilder {
@@ -48,6 +50,8 @@ impl TransportBuilder for QuicBuilder {
         let handler = Arc::new(LinkHandler(link));
         let transport = QuicTransport::bind(self.socket, config, handler, self.clients)
             .map_err(|error| error.to_string())?;
+        // A slot that is filled already belongs to somebody else's transport.
+        let _ = self.stats.set(transport.stats_reader());
         Ok(Box::new(Quic {
             transport,
             max_command_bytes: max_frame_bytes.saturating_sub(APPEND_HEAD_BYTES),

@@ -394,3 +394,43 @@ fn requests_without_a_pause_leave_the_transport_its_turn() {
         raft.shutdown().await.unwrap();
     });
 }
+
+#[test]
+fn metrics_tell_what_happened() {
+    run(async {
+        let group = Group::start(3, ApplyOn::NodeThread);
+        group.running().await;
+        for _ in 0..20 {
+            group.write("x").await;
+        }
+        let leader = group.leader().await;
+        // A linearizable read has seen all of them applied.
+        group.journal(leader).await;
+        let led = group.nodes[leader].metrics();
+        assert_eq!(led.role, Some(Role::Leader));
+        assert_eq!(led.leader, Some(NodeId(leader as u64 + 1)));
+        assert_eq!((led.voters, led.learners), (3, 0));
+        assert!(led.applied_index.0 >= 20 && led.applied_index <= led.commit_index);
+        assert!(led.commit_index <= led.last_index && led.log_bytes > 0);
+        assert!(led.leader_changes >= 1 && led.reads >= 1);
+        assert!(led.inbox_wait.count() > 0 && led.apply_batch.count() > 0);
+        assert_eq!((led.inbox_refused, led.inbox_dropped), (0, 0));
+        assert!(!led.is_disk_stalled && led.disk_full == 0);
+
+        let all: Vec<_> = group.nodes.iter().map(Raft::metrics).collect();
+        let sum = |of: fn(&raft_node::Metrics) -> u64| all.iter().map(of).sum::<u64>();
+        // Whoever took a command answered it and knows how long that took.
+        assert!(sum(|m| m.proposals) >= 20 && sum(|m| m.elections) >= 1);
+        assert!(sum(|m| m.proposal_duration.count()) >= 20);
+        for node in &all {
+            assert!(node.proposal_duration.count() <= node.proposals);
+            let syncs = node.log_sync_duration.count();
+            assert!(syncs > 0 && syncs == node.log_sync_entries.count());
+            assert_eq!(syncs, node.log_sync_bytes.count());
+        }
+        // The first entry came with the formed log; everything else went through the writer.
+        let written = led.log_sync_entries.sum;
+        assert!(written >= 20 && written < led.last_index.0 + 1, "{led:?}");
+        group.stop().await;
+    });
+}

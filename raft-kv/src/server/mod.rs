@@ -97,6 +97,7 @@ impl Server {
         let directory = open_directory(&config.data_dir, config)?;
         let service = Arc::new(Service::new(config.id));
         let clients: Arc<dyn ClientHandler> = Arc::clone(&service) as Arc<dyn ClientHandler>;
+        let stats = Arc::default();
         let transport = QuicBuilder {
             socket,
             cluster_name,
@@ -111,6 +112,7 @@ impl Server {
                 ..NetTiming::default()
             },
             clients: Some(clients),
+            stats: Arc::clone(&stats),
         };
         let parts = Parts {
             directory,

@@ -24,6 +24,7 @@ impl Driver {
                     self.outputs.push_back(Output::Peers(membership));
                 }
                 Event::RoleChanged { role, term } => {
+                    self.measure.role_changed(role);
                     tracing::info!(
                         node = self.core.config().id.0,
                         term = term.0,
@@ -32,6 +33,7 @@ impl Driver {
                     );
                 }
                 Event::LeaderChanged { leader, term } => {
+                    self.measure.leader_changed(leader);
                     let (node, leader) = (self.core.config().id.0, leader.map(|id| id.0));
                     tracing::info!(node, term = term.0, leader, "leader changed");
                 }

@@ -14,12 +14,14 @@ mod apply;
 mod disk;
 mod events;
 mod io;
+mod measure;
 mod membership;
 mod proposals;
 mod reads;
 mod status;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,10 +43,12 @@ pub use self::status::{PeerStatus, Status};
 
 use self::apply::ApplyQueue;
 use self::disk::DiskWatch;
+use self::measure::Measure;
 use self::membership::Changes;
 use self::proposals::Proposals;
 use self::reads::Reads;
 use crate::error::{LeaderHint, ProposeError, ReadError, TransferError};
+use crate::metrics::Recorder;
 
 /// See the module's page.
 pub struct Driver {
@@ -54,6 +58,7 @@ pub struct Driver {
     reads: Reads,
     apply: ApplyQueue,
     disk: DiskWatch,
+    measure: Measure,
     transfer: Option<TransferWaiter>,
     changes: Changes,
     outputs: VecDeque<Output>,
@@ -74,6 +79,7 @@ impl Driver {
             reads: Reads::default(),
             apply: ApplyQueue::starting_after(applied),
             disk: DiskWatch::new(disk_patience),
+            measure: Measure::default(),
             transfer: None,
             changes: Changes::default(),
             outputs: VecDeque::from([peers]),
@@ -81,6 +87,12 @@ impl Driver {
             core,
             limits,
         }
+    }
+
+    /// Counts for the node's recorder from now on.
+    pub(crate) fn reporting_to(mut self, recorder: Arc<Recorder>) -> Self {
+        self.measure = Measure::reporting_to(recorder);
+        self
     }
 
     /// The core, for status and invariant checks.
@@ -121,11 +133,16 @@ impl Driver {
             }
             Input::Persisted(id) => {
                 self.disk.done(now, id);
+                self.measure.disk_progressed();
                 self.core.handle_persisted(now, id);
             }
-            Input::DiskFull => self.core.handle_disk_full(now),
+            Input::DiskFull => {
+                self.measure.recorder.disk_full.add(1);
+                self.core.handle_disk_full(now);
+            }
             Input::LogRead { request, entries } => self.handle_log_read(now, request, entries),
             Input::Applied { through, bytes } => {
+                self.measure.applied(now, through);
                 self.core.handle_applied(now, through);
                 self.apply.done(through, bytes);
             }
@@ -140,6 +157,7 @@ impl Driver {
         }
         if self.disk.take_stall(now) {
             tracing::error!(node = self.core.id().0, "the disk makes no progress");
+            self.measure.disk_stalled();
             self.core.handle_disk_stalled(now);
         }
         self.proposals.expire(now);
@@ -172,6 +190,7 @@ impl Driver {
         // What is committed is also durable here, so it can be read back: a slow applier must not
         // keep it all in memory.
         self.buffer.evict(self.apply.committed());
+        self.measure.flushed(&self.core, self.buffer.bytes());
     }
 
     /// The next thing to do outside.
@@ -221,9 +240,13 @@ impl Driver {
                     payload: command,
                 });
                 let deadline = after(now, self.limits.request_timeout);
-                self.proposals.push(position, deadline, waiter);
+                self.proposals.push(position, now, deadline, waiter);
+                self.measure.recorder.proposals.add(1);
             }
-            Err(error) => waiter.decide(Err(self.propose_error(error, bytes))),
+            Err(error) => {
+                self.measure.recorder.proposals_refused.add(1);
+                waiter.decide(Err(self.propose_error(error, bytes)));
+            }
         }
     }
 
@@ -246,6 +269,7 @@ impl Driver {
     }
 
     fn read(&mut self, now: Time, query: Bytes, level: ReadConsistency, waiter: QueryWaiter) {
+        self.measure.recorder.reads.add(1);
         match level {
             ReadConsistency::Local => {
                 if self.apply.is_full(self.limits.max_apply_bytes) {
@@ -406,7 +430,7 @@ impl Driver {
 
     fn pump_apply(&mut self) {
         let (core, buffer, proposals) = (&self.core, &self.buffer, &mut self.proposals);
-        let (applicable, reads) = (&mut self.apply, &mut self.reads);
+        let (applicable, reads, measure) = (&mut self.apply, &mut self.reads, &mut self.measure);
         let missing = applicable.gather(
             self.limits.max_apply_bytes,
             |index| buffer.get(index).cloned(),
@@ -416,7 +440,9 @@ impl Driver {
                     Some(entry.term),
                     "only what was committed is applied"
                 );
-                proposals.take(entry.position())
+                let waiter = proposals.take(entry.position());
+                measure.handed_over(entry.index, waiter.as_ref());
+                waiter
             },
             |next| reads.take_ready(next),
         );
@@ -429,6 +455,8 @@ impl Driver {
             }));
         }
         if let Some(batch) = self.apply.take_batch() {
+            let steps = batch.items.len() as u64;
+            self.measure.recorder.apply_batch.record(steps);
             self.outputs.push_back(Output::Apply(batch));
         }
     }

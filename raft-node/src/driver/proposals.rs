@@ -15,6 +15,7 @@ type Decided = Box<dyn FnOnce(Result<Bytes, ProposeError>) + Send>;
 pub struct ProposalWaiter {
     accepted: Option<Accepted>,
     decided: Option<Decided>,
+    since: Option<Time>,
 }
 
 impl ProposalWaiter {
@@ -23,6 +24,7 @@ impl ProposalWaiter {
         Self {
             accepted: None,
             decided: Some(Box::new(decided)),
+            since: None,
         }
     }
 
@@ -31,6 +33,11 @@ impl ProposalWaiter {
     pub fn with_position(mut self, accepted: impl FnOnce(LogPosition) + Send + 'static) -> Self {
         self.accepted = Some(Box::new(accepted));
         self
+    }
+
+    /// When it was proposed, if it has a position.
+    pub(super) fn since(&self) -> Option<Time> {
+        self.since
     }
 
     /// Tells the outcome.
@@ -67,9 +74,11 @@ impl Proposals {
     pub(super) fn push(
         &mut self,
         position: LogPosition,
+        now: Time,
         deadline: Time,
         mut waiter: ProposalWaiter,
     ) {
+        waiter.since = Some(now);
         if let Some(accepted) = waiter.accepted.take() {
             accepted(position);
         }

@@ -2,7 +2,7 @@
 //! While that runs, the next batch gathers in the channel.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -12,6 +12,7 @@ use raft_log::{Log, LogError, LogWrite};
 use crate::driver::Input;
 use crate::error::FatalError;
 use crate::inbox::{Inbox, Notice};
+use crate::metrics::Recorder;
 
 /// An idle log says within this time that its last batch is synced, so that recovery need not
 /// tell torn from corrupt for it.
@@ -39,8 +40,7 @@ pub(super) struct LogWriter {
     pub(super) log: Log,
     pub(super) jobs: Receiver<WriteJob>,
     pub(super) inbox: Arc<Inbox>,
-    /// What the log takes on disk, for the status.
-    pub(super) log_bytes: Arc<AtomicU64>,
+    pub(super) recorder: Arc<Recorder>,
 }
 
 impl LogWriter {
@@ -54,8 +54,8 @@ impl LogWriter {
 
     fn serve(&mut self) -> Result<(), LogError> {
         loop {
-            self.log_bytes
-                .store(self.log.disk_bytes(), Ordering::Relaxed);
+            let disk_bytes = self.log.disk_bytes();
+            self.recorder.log_bytes.store(disk_bytes, Ordering::Relaxed);
             let first = if self.log.needs_vouching() {
                 match self.jobs.recv_timeout(IDLE_BEFORE_VOUCHING) {
                     Ok(job) => job,
@@ -85,7 +85,7 @@ impl LogWriter {
             last = job.id;
             self.log.stage(job.write)?;
         }
-        while let Err(error) = self.log.sync() {
+        while let Err(error) = self.sync() {
             // Nothing is torn, and what is staged stays so: it is written once there is room.
             let LogError::DiskFull { .. } = &error else {
                 return Err(error);
@@ -100,6 +100,17 @@ impl LogWriter {
         }
         self.inbox
             .push_notice(Notice::Input(Input::Persisted(last)));
+        Ok(())
+    }
+
+    /// Writes and syncs what is staged, and measures that.
+    fn sync(&mut self) -> Result<(), LogError> {
+        let began = Instant::now();
+        let stats = self.log.sync()?;
+        let recorder = &self.recorder;
+        recorder.log_sync_duration.record_duration(began.elapsed());
+        recorder.log_sync_entries.record(stats.entries);
+        recorder.log_sync_bytes.record(stats.bytes);
         Ok(())
     }
 

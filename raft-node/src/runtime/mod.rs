@@ -8,7 +8,6 @@ mod node_thread;
 mod reader;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::unbounded;
@@ -31,6 +30,7 @@ use crate::formation::{FormedResponder, InitialVoters};
 use crate::inbox::{Inbox, Notice};
 use crate::link::Link;
 use crate::machine::StateMachine;
+use crate::metrics::Recorder;
 use crate::state::NodeState;
 use crate::transport::Transport;
 
@@ -39,7 +39,7 @@ pub(crate) fn spawn(
     config: RaftConfig,
     parts: Parts,
     inbox: Arc<Inbox>,
-    log_bytes: Arc<AtomicU64>,
+    recorder: Arc<Recorder>,
 ) -> Result<watch::Receiver<NodeState>, StartError> {
     let (state, watched) = watch::channel(NodeState::Forming {
         waiting_for: vec!["its own data directory".to_owned()],
@@ -60,7 +60,7 @@ pub(crate) fn spawn(
             config,
             directory: Arc::new(parts.directory),
             inbox: Arc::clone(&inbox),
-            log_bytes,
+            recorder,
             state: state.clone(),
         };
         let transport = parts.transport;
@@ -122,7 +122,7 @@ struct Life {
     config: RaftConfig,
     directory: Arc<DataDir>,
     inbox: Arc<Inbox>,
-    log_bytes: Arc<AtomicU64>,
+    recorder: Arc<Recorder>,
     state: watch::Sender<NodeState>,
 }
 
@@ -167,7 +167,8 @@ impl Life {
                     .min(self.config.log.max_entry_bytes as usize)
                     .min(transport.max_command_bytes());
                 let node = NodeThread {
-                    driver: Driver::new(core, limits, snapshot),
+                    driver: Driver::new(core, limits, snapshot)
+                        .reporting_to(Arc::clone(&self.recorder)),
                     clock,
                     inbox: Arc::clone(&self.inbox),
                     greeter,
@@ -312,7 +313,7 @@ impl Life {
             log,
             jobs,
             inbox: Arc::clone(&self.inbox),
-            log_bytes: Arc::clone(&self.log_bytes),
+            recorder: Arc::clone(&self.recorder),
         };
         start("writer", Box::new(move || log_writer.run()))?;
 
