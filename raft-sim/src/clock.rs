@@ -13,7 +13,7 @@ const ORIGIN_MS_MAX: u64 = 3_600_000;
 /// Translates between the world's time and the node's.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NodeClock {
-    /// The world's time at boot.
+    /// The world's time at boot, or when the clock was changed last.
     boot: Time,
     /// What the node's clock showed then.
     origin: Time,
@@ -29,6 +29,19 @@ impl NodeClock {
             origin: Time::from_ms(random.below(ORIGIN_MS_MAX)),
             rate: random.between(1_000_000 - drift, 1_000_000 + drift),
         }
+    }
+
+    /// From now on it advances by so many nanoseconds in a million of the world's.
+    pub(crate) fn set_rate(&mut self, now: Time, rate: u64) {
+        self.origin = self.local(now);
+        self.boot = now;
+        self.rate = rate;
+    }
+
+    /// It jumps ahead, as a clock does that counts the time in which a machine was suspended.
+    pub(crate) fn step_ms(&mut self, now: Time, ms: u64) {
+        self.origin = self.local(now).plus_ms(ms);
+        self.boot = now;
     }
 
     /// What the node's clock shows.

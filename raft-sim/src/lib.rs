@@ -59,11 +59,13 @@
 //! seeds give equal hashes. State machines must be deterministic anyway.
 #![forbid(unsafe_code)]
 
+mod atlas;
 pub mod checker;
 mod client;
 mod clock;
 mod cluster;
 mod disk;
+mod marks;
 mod network;
 mod options;
 mod queue;
@@ -71,7 +73,9 @@ mod random;
 mod trace;
 
 pub use client::{CallError, SimClient};
-pub use cluster::{AppliedCommand, Cluster, Proposed, Ticket};
+pub use cluster::{AppliedCommand, Cluster, CrashKind, Proposed, StartFailure, Ticket};
+pub use disk::{Corruption, PagesAfterFailure};
+pub use marks::{Mark, Tally};
 pub use network::{Direction, Traffic};
 pub use options::{
     ClockOptions, ClusterOptions, DeliveryOrder, LateReplies, Latency, LinkOptions, ProcessOptions,

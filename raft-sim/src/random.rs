@@ -28,6 +28,8 @@ pub enum Stream {
     ClientLink(u64),
     /// The scenario: what a test decides.
     Scenario,
+    /// When and how faults of one kind happen.
+    Nemesis(u64),
 }
 
 impl Stream {
@@ -40,6 +42,7 @@ impl Stream {
             Self::Client(client) => [5, client, 0],
             Self::ClientLink(client) => [6, client, 0],
             Self::Scenario => [7, 0, 0],
+            Self::Nemesis(kind) => [8, kind, 0],
         }
     }
 }
@@ -66,6 +69,14 @@ impl Random {
         for number in stream.numbers() {
             mixed = split_mix(&mut mixed) ^ number.wrapping_mul(0xd6e8_feb8_6659_fd93);
         }
+        let state = std::array::from_fn(|_| split_mix(&mut mixed));
+        Self { state }
+    }
+
+    /// Another generator, which follows from this one and shares nothing with it.
+    #[must_use]
+    pub fn fork(&mut self) -> Self {
+        let mut mixed = self.bits();
         let state = std::array::from_fn(|_| split_mix(&mut mixed));
         Self { state }
     }

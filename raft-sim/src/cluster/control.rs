@@ -7,7 +7,8 @@ use raft_node::driver::Input;
 use raft_proto::{Boot, LogIndex, NodeId, Term};
 
 use super::node::ProcessId;
-use super::{Cluster, Event, PeerNotice};
+use super::{Cluster, CrashKind, Event, PeerNotice, StartFailure};
+use crate::marks::Mark;
 use crate::network::Traffic;
 use crate::options::{LinkOptions, ProcessOptions};
 
@@ -37,21 +38,11 @@ impl Connections {
 }
 
 impl Cluster {
-    /// Kills a node's process: what is not synced is lost, or torn.
+    /// The power of a node fails: what is not synced is lost, or torn.
     ///
     /// Does nothing if it does not run.
     pub fn crash(&mut self, node: NodeId) {
-        let Some(entry) = self.nodes.get_mut(&node) else {
-            return;
-        };
-        let Some(process) = entry.process.take() else {
-            return;
-        };
-        self.checker.stopped(node, process.writer.in_flight());
-        entry.disk.crash(process.writer);
-        self.record(node, "crashes", "", &[]);
-        self.deliver_answers();
-        self.refresh_connections();
+        self.crash_by(node, CrashKind::PowerCut);
     }
 
     /// Ends a node's process in order: everything that waits is answered with what is known, and
@@ -80,15 +71,34 @@ impl Cluster {
     /// Starts a node's process, with a new state machine and whatever its disk holds.
     ///
     /// # Panics
-    /// If it runs already, or cannot start.
+    /// If it runs already, or cannot start; see [`Cluster::try_restart`].
     pub fn restart(&mut self, node: NodeId) {
+        let started = self.try_restart(node);
+        started.unwrap_or_else(|error| panic!("{node} does not start: {error}"));
+    }
+
+    /// The same, for nodes whose disks have faults.
+    ///
+    /// # Errors
+    /// [`StartFailure`].
+    ///
+    /// # Panics
+    /// If it runs already, or cannot start although its disk has no fault.
+    pub fn try_restart(&mut self, node: NodeId) -> Result<(), StartFailure> {
         let machine = (self.machines)(node);
         let Some(entry) = self.nodes.get_mut(&node) else {
             panic!("there is no {node} in this world");
         };
         let started = entry.start(self.now, self.cluster_id, &self.options, machine);
-        let recovered = started.unwrap_or_else(|error| panic!("{node} does not start: {error}"));
+        entry.disk.calm();
         let life = entry.life;
+        if started.is_ok() && entry.trouble.dropped_torn {
+            self.tally.mark(Mark::TornBatchDropped);
+        }
+        let recovered = match started {
+            Ok(recovered) => recovered,
+            Err(error) => return Err(self.note_failed_start(node, &error)),
+        };
         let checked = self
             .checker
             .started(node, recovered.hard_state, terms_of(&recovered));
@@ -102,6 +112,7 @@ impl Cluster {
         self.record(node, "starts", "", &numbers);
         self.schedule_step(ProcessId { node, life });
         self.refresh_connections();
+        Ok(())
     }
 
     /// Whether a node's process runs.
@@ -192,7 +203,7 @@ impl Cluster {
 
     /// Brings what nodes know of each other in line with who can reach whom: a connection is made
     /// soon, and its end is noticed after the idle timeout.
-    fn refresh_connections(&mut self) {
+    pub(super) fn refresh_connections(&mut self) {
         let ids = self.node_ids();
         for &observer in &ids {
             for &peer in ids.iter().filter(|peer| **peer != observer) {

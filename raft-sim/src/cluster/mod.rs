@@ -1,6 +1,7 @@
 //! The world: nodes, links, disks, clocks and clients on one agenda, one event at a time.
 
 mod control;
+mod faults;
 mod node;
 mod observe;
 mod process;
@@ -15,6 +16,7 @@ use raft_node::StateMachine;
 use raft_node::driver::LogReadRequest;
 use raft_proto::{Boot, ClusterId, LogIndex, Member, Membership, NodeId, Term};
 
+pub use self::faults::{CrashKind, StartFailure};
 pub use self::observe::AppliedCommand;
 pub use self::requests::{Proposed, Ticket};
 
@@ -22,8 +24,10 @@ use self::control::Connections;
 use self::node::{Node, ProcessId};
 use self::observe::AppliedLog;
 use self::requests::{Mailbox, Tickets};
+use crate::atlas::FaultAtlas;
 use crate::checker::SafetyChecker;
 use crate::client::{CallError, Clients, Request, SimClient, WaitId, Wish};
+use crate::marks::Tally;
 use crate::network::{Direction, Network, draw_arrival};
 use crate::options::{ClusterOptions, LinkOptions};
 use crate::queue::Agenda;
@@ -110,6 +114,8 @@ pub struct Cluster {
     /// What was last recorded of each node.
     shown: BTreeMap<NodeId, (Role, Term, LogIndex)>,
     trace: Trace,
+    atlas: FaultAtlas,
+    tally: Tally,
     random: Random,
 }
 
@@ -152,6 +158,8 @@ impl Cluster {
             applied: AppliedLog::default(),
             shown: BTreeMap::new(),
             trace: Trace::new(options.trace),
+            atlas: FaultAtlas::new(ids.len()),
+            tally: Tally::default(),
             random: Random::stream(seed, Stream::Scenario),
             options,
         };
@@ -259,6 +267,9 @@ impl Cluster {
         };
         assert!(at >= self.now, "time does not go back");
         self.now = at;
+        let Some(event) = self.hold_back(event) else {
+            return;
+        };
         match event {
             Event::Step(process) => self.step_process(process),
             Event::Wake(process) => self.wake_process(process),

@@ -9,6 +9,7 @@ use raft_node::driver::{ApplyBatch, Driver, Input};
 use raft_proto::{Boot, ClusterId, LogIndex, NodeId};
 use thiserror::Error;
 
+use super::faults::Trouble;
 use crate::clock::NodeClock;
 use crate::disk::{Disk, DiskError, LogWriter, OpenDisk};
 use crate::options::{ClusterOptions, ProcessOptions};
@@ -29,6 +30,8 @@ pub(crate) struct Node {
     /// Latencies of its process and disk.
     pub(crate) latencies: ProcessOptions,
     clock_random: Random,
+    /// What a scenario does to it beyond that.
+    pub(super) trouble: Trouble,
     /// How many processes there were.
     pub(crate) life: u64,
     pub(crate) process: Option<Process>,
@@ -55,7 +58,7 @@ pub(crate) struct Process {
     _directory: DataDir,
 }
 
-/// Why a node does not start: a bug, for no fault that may cause it was injected.
+/// Why a node does not start.
 #[derive(Debug, Error)]
 pub(crate) enum StartError {
     #[error(transparent)]
@@ -72,6 +75,7 @@ impl Node {
             random: Random::stream(seed, Stream::Process(id)),
             latencies,
             clock_random: Random::stream(seed, Stream::Clock(id)),
+            trouble: Trouble::default(),
             life: 0,
             process: None,
         }
@@ -92,6 +96,7 @@ impl Node {
             recovered,
         } = self.disk.open(cluster, options.log)?;
         self.life += 1;
+        self.trouble.dropped_torn = recovered.dropped_torn.is_some();
         let boot = directory.boot();
         let recovered = raft_core::Recovered {
             hard_state: recovered.hard_state,

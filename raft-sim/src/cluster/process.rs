@@ -1,5 +1,6 @@
 //! What happens inside a running node: its inbox, driver, log writer and applier.
 
+use raft_log::{LogWrite, ReadError};
 use raft_node::apply_batch;
 use raft_node::driver::{ApplyItem, Input, LogReadPurpose, LogReadRequest, Output};
 use raft_proto::{GroupId, Message, NodeId, frame, wire};
@@ -7,6 +8,8 @@ use raft_proto::{GroupId, Message, NodeId, frame, wire};
 use super::node::{Process, ProcessId};
 use super::{Cluster, Event, Packet};
 use crate::checker::NodeView;
+use crate::disk::Finished;
+use crate::marks::Mark;
 use crate::network::Direction;
 use crate::options::{Latency, ProcessOptions};
 
@@ -74,6 +77,9 @@ impl Cluster {
         let outputs: Vec<_> = std::iter::from_fn(|| process.driver.poll_output()).collect();
         self.observe(id);
         for output in outputs {
+            if self.crashes_before_effect(id) {
+                return;
+            }
             self.carry_out(id, output);
         }
         self.begin_sync(id);
@@ -110,7 +116,7 @@ impl Cluster {
         }
     }
 
-    fn schedule_wake(&mut self, id: ProcessId) {
+    pub(super) fn schedule_wake(&mut self, id: ProcessId) {
         let now = self.now;
         let Some(process) = self.process(id) else {
             return;
@@ -208,12 +214,14 @@ impl Cluster {
         match process.writer.begin_sync() {
             Ok(true) => self.schedule_sync_end(id),
             Ok(false) => {}
-            Err(error) => panic!("{}: {error}", id.node),
+            Err(error) => self.halt(id.node, &error),
         }
     }
 
-    fn schedule_sync_end(&mut self, id: ProcessId) {
-        if let Some(node) = self.nodes.get_mut(&id.node) {
+    pub(super) fn schedule_sync_end(&mut self, id: ProcessId) {
+        if let Some(node) = self.nodes.get_mut(&id.node)
+            && !node.disk.holds_sync()
+        {
             let latency = node.latencies.sync;
             let at = self.now.plus_ns(latency.draw_ns(&mut node.disk.random));
             self.agenda.schedule(at, Event::Synced(id));
@@ -225,25 +233,33 @@ impl Cluster {
         let Some(process) = self.process(id) else {
             return;
         };
-        let outcome = process.writer.finish();
-        let synced = outcome.unwrap_or_else(|error| panic!("{}: {error}", id.node));
+        let finished = process.writer.finish();
         let syncs = process.writer.syncs;
         if process.writer.log.needs_vouching() {
             self.agenda.schedule(vouch_at, Event::VouchDue(id, syncs));
         }
-        if let Some(synced) = synced {
-            for write in &synced.writes {
-                let checked = self.checker.durable(id.node, write);
-                checked.unwrap_or_else(|violation| panic!("{violation}"));
+        match finished {
+            Ok(Finished::Nothing) => {}
+            Ok(Finished::Synced { through, writes }) => {
+                self.note_durable(id.node, &writes);
+                let numbers = [("through", through.0), ("writes", writes.len() as u64)];
+                self.record(id.node, "syncs", "", &numbers);
+                self.give(id, Input::Persisted(through));
             }
-            let numbers = [
-                ("through", synced.through.0),
-                ("writes", synced.writes.len() as u64),
-            ];
-            self.record(id.node, "syncs", "", &numbers);
-            self.give(id, Input::Persisted(synced.through));
+            Ok(Finished::DiskFull) => self.wait_for_room(id),
+            Err(error) => return self.halt(id.node, &error),
         }
         self.begin_sync(id);
+    }
+
+    fn note_durable(&mut self, node: NodeId, writes: &[LogWrite]) {
+        for write in writes {
+            let checked = self.checker.durable(node, write);
+            checked.unwrap_or_else(|violation| panic!("{violation}"));
+            if write.truncate_from.is_some() {
+                self.tally.mark(Mark::SuffixTruncated);
+            }
+        }
     }
 
     pub(super) fn vouch(&mut self, id: ProcessId, syncs: u64) {
@@ -299,9 +315,18 @@ impl Cluster {
         let entries = match (read, &request.purpose) {
             (Ok(entries), _) => entries,
             // Truncated or not yet durable: the core orders it anew.
-            (Err(_), LogReadPurpose::Append(_)) => Vec::new(),
-            (Err(error), LogReadPurpose::Apply) => panic!("{}: {error}", id.node),
+            (
+                Err(ReadError::Compacted { .. } | ReadError::BeyondEnd { .. }),
+                LogReadPurpose::Append(_),
+            ) => Vec::new(),
+            (Err(error), LogReadPurpose::Append(_) | LogReadPurpose::Apply) => {
+                return self.halt(id.node, &error);
+            }
         };
+        self.tally.mark(match request.purpose {
+            LogReadPurpose::Append(_) => Mark::FollowerServedFromDisk,
+            LogReadPurpose::Apply => Mark::AppliedFromDisk,
+        });
         self.give(id, Input::LogRead { request, entries });
     }
 
@@ -330,7 +355,11 @@ impl Cluster {
             panic!("{violation}");
         }
         let shown = (role, term, commit_index);
-        if self.shown.insert(id.node, shown) != Some(shown) {
+        let before = self.shown.insert(id.node, shown);
+        if let Some((before, in_term, _)) = before {
+            self.mark_role(id, before, role, in_term == term);
+        }
+        if before != Some(shown) {
             let numbers = [("term", term.0), ("commit", commit_index.0)];
             self.record(id.node, "is", super::observe::role_name(role), &numbers);
         }

@@ -1,0 +1,277 @@
+//! A node's disk under the real log: what it keeps, what it loses, and how it fails.
+//!
+//! The medium keeps a durable image and the page cache above it. What is written is pending until
+//! a sync. When the power fails, each pending 512-byte sector is old or new, and so is each name
+//! and size that its directory was not synced for; when only the process dies, the cache stays.
+
+mod faults;
+mod medium;
+mod vfs;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use raft_log::{
+    DataDir, DirError, Log, LogError, LogIdentity, LogOptions, LogWrite, OpenError, Recovered,
+};
+use raft_proto::{ClusterId, Entry, EntryKind, GroupId, HardState, LogIndex, NodeId, Term};
+use thiserror::Error;
+
+pub use self::faults::{Corruption, PagesAfterFailure};
+pub(crate) use self::writer::{Finished, LogWriter};
+
+use self::vfs::SimVfs;
+use crate::random::{Random, Stream};
+
+/// Where the data directory is on the simulated disk.
+const DIRECTORY: &str = "data";
+
+/// Operations of one sync that a crash may fall between: the write, its fsync, and those of a new
+/// segment (create, write, fsync, rename, directory).
+const MAX_OPERATIONS_IN_FLIGHT: u64 = 12;
+
+/// Why a disk cannot be used.
+#[derive(Debug, Error)]
+pub(crate) enum DiskError {
+    #[error("cannot open the data directory: {0}")]
+    Directory(#[from] DirError),
+    #[error("cannot open the log: {0}")]
+    Open(Box<OpenError>),
+    #[error("cannot write the log: {0}")]
+    Log(#[from] LogError),
+}
+
+impl DiskError {
+    /// Whether it says that what was stored is not what is there. Everything else may pass.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Directory(error) => is_damaged_record(error),
+            Self::Open(error) => match &**error {
+                OpenError::Damaged(_)
+                | OpenError::UnsupportedVersion { .. }
+                | OpenError::ForeignSegment { .. } => true,
+                OpenError::Directory(error) => is_damaged_record(error),
+                OpenError::Options(_)
+                | OpenError::ForeignDirectory { .. }
+                | OpenError::DiskFull { .. }
+                | OpenError::File(_) => false,
+            },
+            Self::Log(_) => false,
+        }
+    }
+}
+
+fn is_damaged_record(error: &DirError) -> bool {
+    match error {
+        DirError::Damaged(_) | DirError::UnsupportedVersion { .. } => true,
+        DirError::Locked(_)
+        | DirError::ForeignNode { .. }
+        | DirError::ForeignCluster { .. }
+        | DirError::ZeroNode
+        | DirError::RecordName(_)
+        | DirError::RecordTooLarge(_)
+        | DirError::Io { .. } => false,
+    }
+}
+
+/// A disk that outlives the node's processes.
+pub(crate) struct Disk {
+    node: NodeId,
+    vfs: SimVfs,
+    pub(crate) random: Random,
+    stall: Stall,
+}
+
+/// Whether syncs come to an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stall {
+    None,
+    /// None does; `holds_sync` if one has begun.
+    Endless {
+        holds_sync: bool,
+    },
+}
+
+/// An open data directory with its log.
+pub(crate) struct OpenDisk {
+    pub(crate) directory: DataDir,
+    pub(crate) log: Log,
+    pub(crate) recovered: Recovered,
+}
+
+impl Disk {
+    pub(crate) fn new(seed: u64, node: NodeId) -> Self {
+        let mut random = Random::stream(seed, Stream::Disk(node));
+        let medium = random.fork();
+        Self {
+            node,
+            vfs: SimVfs::new(medium),
+            random,
+            stall: Stall::None,
+        }
+    }
+
+    /// Writes what cluster formation leaves behind: entry 1 with the members, in term 1. Returns
+    /// what was written.
+    pub(crate) fn form(
+        &self,
+        cluster: ClusterId,
+        options: LogOptions,
+        membership: &bytes::Bytes,
+    ) -> Result<LogWrite, DiskError> {
+        let mut disk = self.open(cluster, options)?;
+        let write = LogWrite {
+            hard_state: Some(HardState {
+                term: Term(1),
+                vote: None,
+            }),
+            truncate_from: None,
+            entries: vec![Entry {
+                index: LogIndex::FIRST,
+                term: Term(1),
+                kind: EntryKind::Membership,
+                payload: membership.clone(),
+            }],
+        };
+        disk.log.stage(write.clone())?;
+        disk.log.sync()?;
+        Ok(write)
+    }
+
+    pub(crate) fn open(
+        &self,
+        cluster: ClusterId,
+        options: LogOptions,
+    ) -> Result<OpenDisk, DiskError> {
+        let directory = DataDir::open(self.vfs.shared(), Path::new(DIRECTORY), self.node)?;
+        let identity = LogIdentity {
+            cluster,
+            node: self.node,
+            incarnation: directory.incarnation(),
+            group: GroupId(0),
+        };
+        let (log, recovered) = Log::open(&directory, identity, options)
+            .map_err(|error| DiskError::Open(Box::new(error)))?;
+        Ok(OpenDisk {
+            directory,
+            log,
+            recovered,
+        })
+    }
+
+    /// The power fails while the writer does what it does. If that is a sync, it gets as far as
+    /// chance wants; then every sector and name that is not synced is old or new.
+    pub(crate) fn crash(&mut self, writer: LogWriter) {
+        self.die(writer);
+        self.vfs.medium().lose_power();
+    }
+
+    /// The process dies while the writer does what it does; what it wrote stays in the cache.
+    pub(crate) fn die(&mut self, mut writer: LogWriter) {
+        let operations = self.random.below(MAX_OPERATIONS_IN_FLIGHT);
+        self.stop_after(operations);
+        // It fails wherever the machine stopped; the process is gone before it could tell.
+        let _ = writer.finish();
+        drop(writer);
+        self.calm();
+        self.release_sync();
+    }
+
+    /// The process ends by itself, without another write.
+    pub(crate) fn abandon(&mut self, writer: LogWriter) {
+        drop(writer);
+        self.calm();
+        self.release_sync();
+    }
+
+    /// The power fails while nothing runs.
+    pub(crate) fn lose_power(&mut self) {
+        self.calm();
+        self.vfs.medium().lose_power();
+    }
+
+    /// Lets so many operations happen and fails every later one, until [`Disk::calm`].
+    pub(crate) fn stop_after(&self, operations: u64) {
+        let mut medium = self.vfs.medium();
+        medium.faults.stop_at = Some(medium.faults.operations + operations);
+    }
+
+    /// Ends everything that fails at once; a full disk stays full.
+    pub(crate) fn calm(&self) {
+        let faults = &mut self.vfs.medium().faults;
+        faults.stop_at = None;
+        faults.fail_sync = None;
+        faults.tear_write = false;
+        faults.failing_reads = 0;
+    }
+
+    pub(crate) fn fail_next_sync(&self, pages: PagesAfterFailure) {
+        self.vfs.medium().faults.fail_sync = Some(pages);
+    }
+
+    pub(crate) fn tear_next_write(&self) {
+        self.vfs.medium().faults.tear_write = true;
+    }
+
+    pub(crate) fn fail_reads(&self, count: u32) {
+        self.vfs.medium().faults.failing_reads = count;
+    }
+
+    /// Leaves room for so many bytes more; `None` for any number.
+    pub(crate) fn set_room(&self, bytes: Option<u64>) {
+        let mut medium = self.vfs.medium();
+        let used = medium.used_bytes();
+        medium.faults.capacity_bytes = bytes.map(|bytes| used + bytes);
+    }
+
+    /// Damages what is stored; says whether anything was changed.
+    pub(crate) fn corrupt(&self, corruption: Corruption) -> bool {
+        let mut medium = self.vfs.medium();
+        let damaged = match corruption {
+            Corruption::BitRot => medium.rot(),
+            Corruption::MisdirectedWrite => medium.misdirect(),
+        };
+        damaged.is_some()
+    }
+
+    /// Whether an injected failure was met since this was last asked, or the disk is full.
+    pub(crate) fn take_failures_met(&self) -> bool {
+        let faults = &mut self.vfs.medium().faults;
+        std::mem::take(&mut faults.met) > 0 || faults.capacity_bytes.is_some()
+    }
+
+    /// From now on no sync ends, until [`Disk::resume`].
+    pub(crate) fn stall(&mut self) {
+        if self.stall == Stall::None {
+            self.stall = Stall::Endless { holds_sync: false };
+        }
+    }
+
+    /// Syncs end again. Says whether one waits for that.
+    pub(crate) fn resume(&mut self) -> bool {
+        let held = self.stall == Stall::Endless { holds_sync: true };
+        self.stall = Stall::None;
+        held
+    }
+
+    /// A sync begins; says whether the disk holds it.
+    pub(crate) fn holds_sync(&mut self) -> bool {
+        match &mut self.stall {
+            Stall::None => false,
+            Stall::Endless { holds_sync } => {
+                *holds_sync = true;
+                true
+            }
+        }
+    }
+
+    /// Nobody waits for the sync any more that the disk holds.
+    fn release_sync(&mut self) {
+        if let Stall::Endless { holds_sync } = &mut self.stall {
+            *holds_sync = false;
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The simulated disk as the file system that the real log writes to.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use raft_log::vfs::{Access, AlignedBytes, BLOCK_BYTES, Content, LockGuard, Vfs, VfsFile, Writers};
+
+use super::faults::PagesAfterFailure;
+use super::medium::{Medium, NameChange};
+use crate::random::Random;
+
+/// A disk; clones share it. Only one thread uses it, the lock is what the trait asks for.
+#[derive(Clone, Debug)]
+pub(super) struct SimVfs(Arc<Mutex<Medium>>);
+
+impl SimVfs {
+    pub(super) fn new(random: Random) -> Self {
+        Self(Arc::new(Mutex::new(Medium::new(random))))
+    }
+
+    pub(super) fn shared(&self) -> Arc<dyn Vfs> {
+        Arc::new(self.clone())
+    }
+
+    pub(super) fn medium(&self) -> MutexGuard<'_, Medium> {
+        // A panic while the lock was held left plain data behind, which stays usable.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn file(&self, inode: u64, access: Access) -> Arc<dyn VfsFile> {
+        let vfs = self.clone();
+        Arc::new(SimFile { vfs, inode, access })
+    }
+}
+
+impl Vfs for SimVfs {
+    fn create_dir_all(&self, _path: &Path) -> io::Result<()> {
+        // Directories exist as soon as a file is put into them.
+        Ok(())
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn VfsFile>> {
+        let mut medium = self.medium();
+        medium.faults.count()?;
+        let inode = medium.create(path)?;
+        medium.opened(inode);
+        Ok(self.file(inode, Access::ReadWrite))
+    }
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn VfsFile>> {
+        let mut medium = self.medium();
+        let inode = medium.inode_of(path)?;
+        medium.opened(inode);
+        Ok(self.file(inode, access))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut medium = self.medium();
+        medium.faults.count()?;
+        let inode = medium.inode_of(from)?;
+        medium.change_name(NameChange::Rename(from.into(), to.into(), inode));
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut medium = self.medium();
+        medium.faults.count()?;
+        medium.inode_of(path)?;
+        medium.change_name(NameChange::Unlink(path.into()));
+        Ok(())
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
+        let medium = self.medium();
+        let paths = medium.names.keys();
+        let inside = paths.filter(|path| path.parent() == Some(directory));
+        let names = inside.filter_map(|path| path.file_name()?.to_str().map(String::from));
+        Ok(names.collect())
+    }
+
+    fn sync_dir(&self, directory: &Path) -> io::Result<()> {
+        let mut medium = self.medium();
+        medium.faults.count()?;
+        medium.sync_dir(directory);
+        medium.collect();
+        Ok(())
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
+        let path = path.to_path_buf();
+        if !self.medium().locks.insert(path.clone()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let vfs = self.clone();
+        Ok(Box::new(SimLock { vfs, path }))
+    }
+
+    fn random(&self) -> io::Result<u64> {
+        Ok(self.medium().random.bits())
+    }
+}
+
+#[derive(Debug)]
+struct SimFile {
+    vfs: SimVfs,
+    inode: u64,
+    access: Access,
+}
+
+impl VfsFile for SimFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.vfs.medium().inode(self.inode).size() as u64)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let mut medium = self.vfs.medium();
+        medium.faults.check_read()?;
+        let offset = usize::try_from(offset).map_err(io::Error::other)?;
+        medium.inode(self.inode).read(offset, buffer)
+    }
+
+    fn write_at(&self, offset: u64, bytes: AlignedBytes<'_>) -> io::Result<()> {
+        if self.access == Access::Read {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let mut medium = self.vfs.medium();
+        medium.faults.count()?;
+        let offset = usize::try_from(offset).map_err(io::Error::other)?;
+        let mut bytes = bytes.bytes();
+        let mut outcome = Ok(());
+        if std::mem::take(&mut medium.faults.tear_write) {
+            let blocks = medium.random.below((bytes.len() / BLOCK_BYTES) as u64 + 1);
+            bytes = &bytes[..blocks as usize * BLOCK_BYTES];
+            medium.faults.met += 1;
+            outcome = Err(io::Error::other("injected write error"));
+        }
+        let growth = (offset + bytes.len()).saturating_sub(medium.inode(self.inode).size());
+        if let Some(capacity) = medium.faults.capacity_bytes.filter(|_| growth > 0) {
+            let room = capacity.saturating_sub(medium.used_bytes());
+            if growth as u64 > room {
+                // The disk takes what fits: its last byte may lie in the middle of the write.
+                let missing = (growth as u64 - room).next_multiple_of(BLOCK_BYTES as u64);
+                bytes = &bytes[..bytes.len().saturating_sub(missing as usize)];
+                outcome = Err(io::ErrorKind::StorageFull.into());
+            }
+        }
+        medium.inode(self.inode).write(offset, bytes);
+        outcome
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut medium = self.vfs.medium();
+        let medium = &mut *medium;
+        medium.faults.count()?;
+        let failure = medium.faults.fail_sync.take();
+        let mut random = medium.random.clone();
+        let inode = medium.inode(self.inode);
+        match failure {
+            None => {
+                inode.sync();
+                return Ok(());
+            }
+            Some(PagesAfterFailure::Kept) => inode.fail_sync_keeping(),
+            Some(PagesAfterFailure::Lost) => inode.fail_sync_losing(&mut random),
+        }
+        medium.random = random;
+        medium.faults.met += 1;
+        Err(io::Error::other("injected sync error"))
+    }
+
+    fn content(&self, _writers: Writers) -> io::Result<Content> {
+        let mut medium = self.vfs.medium();
+        medium.faults.check_read()?;
+        let inode = medium.inode(self.inode);
+        let mut bytes = vec![0; inode.size()];
+        inode.read(0, &mut bytes)?;
+        Ok(Content::copied(bytes))
+    }
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.vfs.medium().closed(self.inode);
+    }
+}
+
+#[derive(Debug)]
+struct SimLock {
+    vfs: SimVfs,
+    path: PathBuf,
+}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        self.vfs.medium().locks.remove(&self.path);
+    }
+}
+
+impl LockGuard for SimLock {}

@@ -1,0 +1,141 @@
+//! Does what the log-writer thread of a real node does: all that waits goes into one write and one
+//! fsync; a full disk is tried again; an idle log vouches for its last batch.
+
+use std::collections::VecDeque;
+
+use raft_core::PersistId;
+use raft_log::{Log, LogError, LogWrite};
+
+/// What the log writer is doing.
+enum Busy {
+    Idle,
+    Syncing {
+        through: PersistId,
+        writes: Vec<LogWrite>,
+    },
+    Vouching,
+}
+
+/// The writer of a node's log.
+pub(crate) struct LogWriter {
+    pub(crate) log: Log,
+    waiting: VecDeque<(PersistId, LogWrite)>,
+    busy: Busy,
+    /// The last attempt found no room; what waits by the next one joins it.
+    was_full: bool,
+    /// Grows with each sync, so that an old reminder to vouch is recognised.
+    pub(crate) syncs: u64,
+}
+
+/// How a write and its fsync ended.
+pub(crate) enum Finished {
+    /// There was nothing to report: an idle log, or one that vouched.
+    Nothing,
+    /// These writes are durable.
+    Synced {
+        through: PersistId,
+        writes: Vec<LogWrite>,
+    },
+    /// There is no room: nothing was torn, and it is to be tried again.
+    DiskFull,
+}
+
+impl LogWriter {
+    pub(crate) fn new(log: Log) -> Self {
+        Self {
+            log,
+            waiting: VecDeque::new(),
+            busy: Busy::Idle,
+            was_full: false,
+            syncs: 0,
+        }
+    }
+
+    pub(crate) fn push(&mut self, id: PersistId, write: LogWrite) {
+        self.waiting.push_back((id, write));
+    }
+
+    /// Begins to sync all that waits, unless it is busy. Returns whether it began.
+    pub(crate) fn begin_sync(&mut self) -> Result<bool, LogError> {
+        if !matches!(self.busy, Busy::Idle) || self.waiting.is_empty() {
+            return Ok(false);
+        }
+        self.stage_waiting(Vec::new())?;
+        Ok(true)
+    }
+
+    /// Stages all that waits behind the writes that are staged already.
+    fn stage_waiting(&mut self, mut writes: Vec<LogWrite>) -> Result<(), LogError> {
+        let Some((last, _)) = self.waiting.back() else {
+            return Ok(());
+        };
+        let through = *last;
+        for (_, write) in self.waiting.drain(..) {
+            self.log.stage(write.clone())?;
+            writes.push(write);
+        }
+        self.busy = Busy::Syncing { through, writes };
+        Ok(())
+    }
+
+    /// Begins to vouch for the last batch, if the log is idle since the sync of this number.
+    pub(crate) fn begin_vouching(&mut self, since: u64) -> bool {
+        let is_due = since == self.syncs
+            && matches!(self.busy, Busy::Idle)
+            && self.waiting.is_empty()
+            && self.log.needs_vouching();
+        if is_due {
+            self.busy = Busy::Vouching;
+        }
+        is_due
+    }
+
+    /// The write and its fsync come to their end. After an error nothing may follow but
+    /// [`LogWriter::in_flight`].
+    pub(crate) fn finish(&mut self) -> Result<Finished, LogError> {
+        self.syncs += 1;
+        if std::mem::take(&mut self.was_full) {
+            self.stage_late_comers()?;
+        }
+        match std::mem::replace(&mut self.busy, Busy::Idle) {
+            Busy::Idle => Ok(Finished::Nothing),
+            Busy::Vouching => match self.log.vouch_if_idle() {
+                // Vouching takes no room of its own.
+                Ok(_) | Err(LogError::DiskFull { .. }) => Ok(Finished::Nothing),
+                Err(error) => Err(error),
+            },
+            Busy::Syncing { through, writes } => match self.log.sync() {
+                Ok(_) => Ok(Finished::Synced { through, writes }),
+                Err(error) => {
+                    self.busy = Busy::Syncing { through, writes };
+                    if let LogError::DiskFull { .. } = error {
+                        self.was_full = true;
+                        return Ok(Finished::DiskFull);
+                    }
+                    Err(error)
+                }
+            },
+        }
+    }
+
+    /// Adds what came in while the disk was full to what is to be tried again.
+    fn stage_late_comers(&mut self) -> Result<(), LogError> {
+        if let Busy::Syncing { writes, .. } = &mut self.busy {
+            let staged = std::mem::take(writes);
+            if self.waiting.is_empty() {
+                *writes = staged;
+            } else {
+                self.stage_waiting(staged)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes under way: a crash may leave them durable or not.
+    pub(crate) fn in_flight(&self) -> Vec<LogWrite> {
+        match &self.busy {
+            Busy::Idle | Busy::Vouching => Vec::new(),
+            Busy::Syncing { writes, .. } => writes.clone(),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! "Sometimes" marks: rare states that a campaign must have reached, and faults that it injected.
+
+use std::collections::BTreeMap;
+
+macro_rules! marks {
+    ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
+        /// A rare state. A campaign that never reaches one does not test what it claims to.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Mark {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Mark {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// What reports call it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+marks! {
+    /// A follower replaced a suffix that it had made durable.
+    SuffixTruncated => "suffix-truncated",
+    /// A follower got entries that had left the leader's memory.
+    FollowerServedFromDisk => "follower-served-from-disk",
+    /// A node applied entries that had left its memory.
+    AppliedFromDisk => "applied-from-disk",
+    /// Recovery dropped a batch that a crash had torn.
+    TornBatchDropped => "torn-batch-dropped",
+    /// A node lost power, or died, while it recovered its log.
+    CrashedInRecovery => "crashed-in-recovery",
+    /// A node crashed between two effects of one step.
+    CrashedBetweenEffects => "crashed-between-effects",
+    /// A write waited for room on a full disk.
+    WaitedForRoom => "waited-for-room",
+    /// A node stopped because its disk failed.
+    StoppedByDisk => "stopped-by-disk",
+    /// A node refused to start because its data is damaged.
+    DamageReported => "damage-reported",
+    /// A leader handed over while its own disk hung.
+    HandedOverByStalledDisk => "handed-over-by-stalled-disk",
+    /// A leader stepped down in its term without hearing of a later one.
+    SteppedDownAlone => "stepped-down-alone",
+    /// Two nodes took themselves for leaders, of different terms.
+    TwoLeadersOfTwoTerms => "two-leaders-of-two-terms",
+    /// A new leader committed entries of an earlier term with one of its own.
+    CommittedEarlierTerms => "committed-earlier-terms",
+    /// An election was not decided in its term.
+    ElectionUndecided => "election-undecided",
+    /// Most nodes were down at once.
+    QuorumDown => "quorum-down",
+    /// A message of a dead process arrived.
+    MessageOfTheDead => "message-of-the-dead",
+    /// A leader had a follower whose log had diverged from its own.
+    FollowerDiverged => "follower-diverged",
+    /// A client was told that the outcome of its write is unknown.
+    OutcomeUnknown => "outcome-unknown",
+    /// A client was told that its write was certainly replaced.
+    OutcomeSuperseded => "outcome-superseded",
+}
+
+/// How often what was reached and injected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Rare states.
+    pub marks: BTreeMap<Mark, u64>,
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+}
+
+impl Tally {
+    pub(crate) fn mark(&mut self, mark: Mark) {
+        *self.marks.entry(mark).or_default() += 1;
+    }
+
+    pub(crate) fn fault(&mut self, kind: &'static str) {
+        *self.faults.entry(kind).or_default() += 1;
+    }
+
+    /// Adds what another run reached.
+    pub fn add(&mut self, other: &Self) {
+        for (mark, count) in &other.marks {
+            *self.marks.entry(*mark).or_default() += count;
+        }
+        for (kind, count) in &other.faults {
+            *self.faults.entry(kind).or_default() += count;
+        }
+    }
+
+    /// Marks that were never reached.
+    #[must_use]
+    pub fn unreached(&self) -> Vec<Mark> {
+        let all = Mark::ALL.iter().copied();
+        all.filter(|mark| !self.marks.contains_key(mark)).collect()
+    }
+}
