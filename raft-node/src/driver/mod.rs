@@ -30,7 +30,7 @@ use raft_core::{
     ReadId, Role, Time, Transmit, UnsentReason,
 };
 use raft_log::LogWrite;
-use raft_proto::{Entry, EntryKind, LogIndex, Message, NodeId};
+use raft_proto::{Entry, LogIndex, Message, NodeId};
 
 pub use self::apply::{ApplyBatch, ApplyItem};
 pub use self::io::{
@@ -47,7 +47,7 @@ use self::measure::Measure;
 use self::membership::Changes;
 use self::proposals::Proposals;
 use self::reads::Reads;
-use crate::error::{LeaderHint, ProposeError, ReadError, TransferError};
+use crate::error::{LeaderHint, ReadError, TransferError};
 use crate::metrics::Recorder;
 
 /// See the module's page.
@@ -219,53 +219,6 @@ impl Driver {
             None
         };
         self.take_persists(now, source);
-    }
-
-    fn propose(&mut self, now: Time, command: Bytes, waiter: ProposalWaiter) {
-        let (bytes, limit) = (command.len(), self.limits.max_command_bytes);
-        let Some(size) = u32::try_from(bytes).ok().filter(|_| bytes <= limit) else {
-            return waiter.decide(Err(ProposeError::TooLarge { bytes, limit }));
-        };
-        if self.buffer.last_index() != Some(self.core.last_position().index) {
-            // The core has made an entry just now (it became leader, say). The buffer must have it
-            // before what follows it, because an insert removes everything from its index on.
-            self.take_persists(now, None);
-        }
-        match self.core.propose(now, size) {
-            Ok(position) => {
-                self.buffer.insert(Entry {
-                    index: position.index,
-                    term: position.term,
-                    kind: EntryKind::Command,
-                    payload: command,
-                });
-                let deadline = after(now, self.limits.request_timeout);
-                self.proposals.push(position, now, deadline, waiter);
-                self.measure.recorder.proposals.add(1);
-            }
-            Err(error) => {
-                self.measure.recorder.proposals_refused.add(1);
-                waiter.decide(Err(self.propose_error(error, bytes)));
-            }
-        }
-    }
-
-    fn propose_error(&self, error: raft_core::ProposeError, bytes: usize) -> ProposeError {
-        use raft_core::ProposeError as Core;
-        let not_leader = |leader| ProposeError::NotLeader {
-            leader: self.hint(leader),
-        };
-        match error {
-            Core::NotLeader { leader } => not_leader(leader),
-            Core::Transferring { to } => not_leader(Some(to)),
-            Core::Overloaded { .. } => ProposeError::Overloaded,
-            Core::TooLarge { limit_bytes, .. } => ProposeError::TooLarge {
-                bytes,
-                limit: limit_bytes as usize,
-            },
-            Core::DiskUnavailable => ProposeError::DiskUnavailable,
-            Core::Halted => ProposeError::ShutDown,
-        }
     }
 
     fn read(&mut self, now: Time, query: Bytes, level: ReadConsistency, waiter: QueryWaiter) {

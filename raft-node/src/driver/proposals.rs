@@ -1,11 +1,12 @@
-//! Proposals that wait for their outcome, by the position they got.
+//! Proposals: how they get a position, and who waits for their outcome at which one.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use raft_core::Time;
-use raft_proto::{LogIndex, LogPosition, Term};
+use raft_proto::{Entry, EntryKind, LogIndex, LogPosition, Term};
 
+use super::{Driver, after};
 use crate::error::ProposeError;
 
 type Accepted = Box<dyn FnOnce(LogPosition) + Send>;
@@ -142,6 +143,55 @@ impl Proposals {
             for waiting in queue {
                 waiting.waiter.decide(Err(ProposeError::Unknown));
             }
+        }
+    }
+}
+
+impl Driver {
+    pub(super) fn propose(&mut self, now: Time, command: Bytes, waiter: ProposalWaiter) {
+        let (bytes, limit) = (command.len(), self.limits.max_command_bytes);
+        let Some(size) = u32::try_from(bytes).ok().filter(|_| bytes <= limit) else {
+            return waiter.decide(Err(ProposeError::TooLarge { bytes, limit }));
+        };
+        if self.buffer.last_index() != Some(self.core.last_position().index) {
+            // The core has made an entry just now (it became leader, say). The buffer must have it
+            // before what follows it, because an insert removes everything from its index on.
+            self.take_persists(now, None);
+        }
+        match self.core.propose(now, size) {
+            Ok(position) => {
+                self.buffer.insert(Entry {
+                    index: position.index,
+                    term: position.term,
+                    kind: EntryKind::Command,
+                    payload: command,
+                });
+                let deadline = after(now, self.limits.request_timeout);
+                self.proposals.push(position, now, deadline, waiter);
+                self.measure.recorder.proposals.add(1);
+            }
+            Err(error) => {
+                self.measure.recorder.proposals_refused.add(1);
+                waiter.decide(Err(self.propose_error(error, bytes)));
+            }
+        }
+    }
+
+    fn propose_error(&self, error: raft_core::ProposeError, bytes: usize) -> ProposeError {
+        use raft_core::ProposeError as Core;
+        let not_leader = |leader| ProposeError::NotLeader {
+            leader: self.hint(leader),
+        };
+        match error {
+            Core::NotLeader { leader } => not_leader(leader),
+            Core::Transferring { to } => not_leader(Some(to)),
+            Core::Overloaded { .. } => ProposeError::Overloaded,
+            Core::TooLarge { limit_bytes, .. } => ProposeError::TooLarge {
+                bytes,
+                limit: limit_bytes as usize,
+            },
+            Core::DiskUnavailable => ProposeError::DiskUnavailable,
+            Core::Halted => ProposeError::ShutDown,
         }
     }
 }
