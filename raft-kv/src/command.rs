@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::codec::{self, DecodeError, Slice};
 use crate::operation::{Expected, KeyRange, Operation, Order, RangeQuery, Revision, Select};
 use crate::session::{LeaderTime, Origin, Sequence, SessionId};
+use crate::txn::Txn;
+
+mod txn;
 
 /// The version of commands that this build writes and reads.
 pub const COMMAND_VERSION: u8 = 1;
@@ -22,7 +25,7 @@ pub const COMMAND_VERSION: u8 = 1;
 pub const QUERY_VERSION: u8 = 1;
 
 /// A replicated command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command<'a> {
     /// A change of the store, under a session or without one.
     Write {
@@ -51,6 +54,13 @@ pub enum Command<'a> {
     Tick {
         /// The leader's clock.
         stamp: LeaderTime,
+    },
+    /// A transaction, under a session or without one.
+    Txn {
+        /// The session and number under which it counts once; `None` for a one-shot transaction.
+        origin: Option<Origin>,
+        /// The transaction.
+        txn: Txn<'a>,
     },
 }
 
@@ -83,6 +93,11 @@ enum CommandHead<'a> {
     Tick {
         stamp: LeaderTime,
     },
+    Txn {
+        origin: Option<Origin>,
+        #[serde(borrow)]
+        txn: txn::TxnHead<'a>,
+    },
 }
 
 /// An operation without its values; later kinds are added at the end.
@@ -108,6 +123,9 @@ enum OperationHead<'a> {
         expected: ExpectedHead,
         value_bytes: u32,
     },
+    Compact {
+        revision: Revision,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -132,23 +150,16 @@ enum RangeHead<'a> {
 
 #[derive(Serialize, Deserialize)]
 enum QueryHead<'a> {
-    Range {
-        #[serde(borrow)]
-        range: RangeHead<'a>,
-        limit: u64,
-        revision: Revision,
-        order: Order,
-        select: Select,
-    },
+    Range(#[serde(borrow)] txn::RangeQueryHead<'a>),
     Status,
 }
 
 /// A command in pieces: a head of its own, and values that stay where they are.
 #[derive(Clone, Debug)]
 pub struct EncodedCommand<'a> {
-    /// Version and structured head.
+    /// Version and structured head; behind them the values of a transaction, copied.
     pub head: Vec<u8>,
-    /// The values behind it, in order: what a compare-and-swap expects, and the new value.
+    /// The values of an operation, in order: what a compare-and-swap expects, and the new value.
     pub values: [&'a [u8]; 2],
 }
 
@@ -167,20 +178,29 @@ impl EncodedCommand<'_> {
 }
 
 impl<'a> Command<'a> {
-    /// Encodes the command. Keys and values must respect the limits ([`Operation::check`]).
+    /// Encodes the command. Keys and values must respect the limits ([`Operation::check`],
+    /// [`Txn::check`]).
     #[must_use]
     pub fn encode(&self) -> EncodedCommand<'a> {
         let mut head = Vec::with_capacity(64);
         head.push(COMMAND_VERSION);
         let mut values: [&[u8]; 2] = [b"", b""];
-        let structured = match *self {
+        let mut copied: Vec<&[u8]> = Vec::new();
+        let structured = match self {
             Self::Write { origin, operation } => {
-                let (operation, parts) = split(&operation);
+                let (operation, parts) = split(operation);
                 values = parts;
+                let origin = *origin;
                 CommandHead::Write { origin, operation }
             }
-            Self::Register { stamp, ttl_ms } => CommandHead::Register { stamp, ttl_ms },
-            Self::KeepAlive {
+            Self::Txn { origin, txn } => {
+                let (txn, parts) = txn::split(txn);
+                copied = parts;
+                let origin = *origin;
+                CommandHead::Txn { origin, txn }
+            }
+            &Self::Register { stamp, ttl_ms } => CommandHead::Register { stamp, ttl_ms },
+            &Self::KeepAlive {
                 stamp,
                 session,
                 acknowledged,
@@ -189,9 +209,10 @@ impl<'a> Command<'a> {
                 session,
                 acknowledged,
             },
-            Self::Tick { stamp } => CommandHead::Tick { stamp },
+            &Self::Tick { stamp } => CommandHead::Tick { stamp },
         };
         codec::encode(&structured, &mut head);
+        head.extend(copied.into_iter().flatten());
         EncodedCommand { head, values }
     }
 
@@ -218,6 +239,10 @@ impl<'a> Command<'a> {
                 acknowledged,
             },
             CommandHead::Tick { stamp } => Self::Tick { stamp },
+            CommandHead::Txn { origin, txn } => Self::Txn {
+                origin,
+                txn: txn::join(txn, &mut values)?,
+            },
         };
         values.finish(command)
     }
@@ -262,6 +287,7 @@ fn split<'a>(operation: &Operation<'a>) -> (OperationHead<'a>, [&'a [u8]; 2]) {
             };
             (head, [old, value])
         }
+        Operation::Compact { revision } => (OperationHead::Compact { revision }, [b"", b""]),
     }
 }
 
@@ -308,6 +334,7 @@ impl<'a> Values<'a> {
                 },
                 value: self.take(value_bytes)?,
             },
+            OperationHead::Compact { revision } => Operation::Compact { revision },
         })
     }
 
@@ -353,13 +380,7 @@ impl<'a> Query<'a> {
         let mut bytes = Vec::with_capacity(64);
         bytes.push(QUERY_VERSION);
         let head = match self {
-            Self::Range(query) => QueryHead::Range {
-                range: range_head(&query.range),
-                limit: query.limit,
-                revision: query.revision,
-                order: query.order,
-                select: query.select,
-            },
+            Self::Range(query) => QueryHead::Range(txn::RangeQueryHead::of(query)),
             Self::Status => QueryHead::Status,
         };
         codec::encode(&head, &mut bytes);
@@ -373,19 +394,7 @@ impl<'a> Query<'a> {
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let head: QueryHead<'a> = codec::decode_exact(codec::check_version(bytes, QUERY_VERSION)?)?;
         Ok(match head {
-            QueryHead::Range {
-                range,
-                limit,
-                revision,
-                order,
-                select,
-            } => Self::Range(RangeQuery {
-                range: key_range(range),
-                limit,
-                revision,
-                order,
-                select,
-            }),
+            QueryHead::Range(query) => Self::Range(query.query()),
             QueryHead::Status => Self::Status,
         })
     }

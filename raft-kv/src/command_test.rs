@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::operation::SortBy;
+use crate::txn::{Compare, CompareTarget, Previous, Relation, TxnOperation};
 
 fn origin() -> Origin {
     Origin {
@@ -54,6 +56,12 @@ fn commands_keep_their_bytes() {
         ),
         (one_shot(swap), b"\x01\x00\x00\x03\x01k\x01\x03\x04oldnew!"),
         (
+            one_shot(Operation::Compact {
+                revision: Revision(300),
+            }),
+            b"\x01\x00\x00\x04\xfb\x2c\x01",
+        ),
+        (
             Command::Register {
                 stamp: LeaderTime(9),
                 ttl_ms: 250,
@@ -82,6 +90,91 @@ fn commands_keep_their_bytes() {
     }
 }
 
+fn transaction() -> Txn<'static> {
+    let compare = |range, relation, target| Compare {
+        range,
+        relation,
+        target,
+    };
+    let (one, prefix) = (KeyRange::One(b"k"), KeyRange::Prefix(b"p"));
+    Txn {
+        compares: vec![
+            compare(one, Relation::Equal, CompareTarget::Value(b"old")),
+            compare(prefix, Relation::NotEqual, CompareTarget::Version(7)),
+            compare(
+                one,
+                Relation::Less,
+                CompareTarget::CreateRevision(Revision(8)),
+            ),
+            compare(
+                one,
+                Relation::Greater,
+                CompareTarget::ModRevision(Revision(9)),
+            ),
+        ],
+        then: vec![
+            TxnOperation::Put {
+                key: b"k",
+                value: b"new!",
+                previous: Previous::Returned,
+            },
+            TxnOperation::Delete {
+                range: prefix,
+                previous: Previous::Omitted,
+            },
+        ],
+        otherwise: vec![
+            TxnOperation::Range(RangeQuery::new(one)),
+            TxnOperation::Put {
+                key: b"l",
+                value: b"?",
+                previous: Previous::Omitted,
+            },
+        ],
+    }
+}
+
+#[test]
+fn transactions_keep_their_bytes() {
+    let command = Command::Txn {
+        origin: Some(origin()),
+        txn: transaction(),
+    };
+    let bytes = command.encode().to_bytes();
+    let expected = b"\x01\x04\x01\xfb\x2c\x01\x05\x04\
+        \x04\
+        \x00\x01k\x00\x00\x03\
+        \x03\x01p\x01\x01\x07\
+        \x00\x01k\x02\x02\x08\
+        \x00\x01k\x03\x03\x09\
+        \x02\
+        \x00\x01k\x04\x01\
+        \x01\x03\x01p\x00\
+        \x02\
+        \x02\x00\x01k\x00\x00\x00\x00\x00\
+        \x00\x01l\x01\x00\
+        oldnew!?";
+    assert_eq!(&bytes[..], expected);
+    assert_eq!(Command::decode(&bytes), Ok(command));
+    for cut in 0..bytes.len() {
+        assert!(Command::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_list_far_beyond_the_limit_is_not_even_read() {
+    let limit = crate::limits::MAX_TXN_OPERATIONS;
+    let read = TxnOperation::Range(RangeQuery::new(KeyRange::One(b"k")));
+    for (length, is_read) in [(limit + 1, true), (8 * limit, true), (8 * limit + 1, false)] {
+        let txn = Txn {
+            then: vec![read; length],
+            ..Txn::default()
+        };
+        let bytes = Command::Txn { origin: None, txn }.encode().to_bytes();
+        assert_eq!(Command::decode(&bytes).is_ok(), is_read, "{length}");
+    }
+}
+
 #[test]
 fn queries_keep_their_bytes() {
     let range = Query::Range(RangeQuery {
@@ -90,9 +183,10 @@ fn queries_keep_their_bytes() {
         revision: Revision(4),
         order: Order::Descending,
         select: Select::KeysOnly,
+        sort_by: SortBy::Value,
     });
     let cases: [(Query<'_>, &[u8]); 2] = [
-        (range, b"\x01\x00\x03\x02ab\x03\x04\x01\x01"),
+        (range, b"\x01\x00\x03\x02ab\x03\x04\x01\x01\x04"),
         (Query::Status, b"\x01\x01"),
     ];
     for (query, expected) in cases {

@@ -37,3 +37,4 @@ pub mod reply;
 pub mod server;
 pub mod session;
 pub mod store;
+pub mod txn;

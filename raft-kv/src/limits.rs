@@ -9,8 +9,11 @@ pub const MAX_VALUE_BYTES: usize = 8 << 20;
 /// Most bytes of keys and values in the answer to one range read; more is cut and said so. At
 /// least one pair always fits.
 pub const MAX_RANGE_REPLY_BYTES: usize = 16 << 20;
-/// Most bytes of the key and of both values of one compare-and-swap.
+/// Most bytes of the key and of both values of one compare-and-swap, and of all keys and values of
+/// a transaction.
 pub const MAX_OPERATION_BYTES: usize = 15 << 20;
+/// Most compares of a transaction, and most operations of each of its lists; etcd's default.
+pub const MAX_TXN_OPERATIONS: usize = 128;
 /// Largest request frame body a server accepts, and largest command in the log, in bytes: the
 /// largest operation, with room for its head.
 pub const MAX_REQUEST_BYTES: usize = MAX_OPERATION_BYTES + 4 * MAX_KEY_BYTES;
@@ -24,6 +27,8 @@ pub const MAX_SESSIONS: usize = 10_000;
 pub const SESSION_WINDOW: u64 = 1024;
 /// Most bytes of unacknowledged replies kept for one session.
 pub const SESSION_REPLY_BYTES_MAX: usize = 16 << 20;
+/// Most bytes of unacknowledged replies kept for all sessions together.
+pub const SESSIONS_REPLY_BYTES_MAX: usize = 256 << 20;
 /// Shortest time-to-live of a session, in milliseconds of log time.
 pub const SESSION_TTL_MS_MIN: u64 = 1_000;
 /// Longest time-to-live of a session, in milliseconds of log time.
@@ -52,11 +57,20 @@ pub enum LimitError {
     /// The value is too long.
     #[error("the value has {0} bytes; the limit is {MAX_VALUE_BYTES} bytes (8 MiB)")]
     ValueTooLong(usize),
-    /// A compare-and-swap's values are too long together.
+    /// A compare-and-swap's or a transaction's keys and values are too long together.
     #[error(
         "key and values have {0} bytes together; the limit is {MAX_OPERATION_BYTES} bytes (15 MiB)"
     )]
     TooLongTogether(usize),
+    /// A list of a transaction is too long.
+    #[error(
+        "a list of the transaction has {0} entries; the limit is {MAX_TXN_OPERATIONS} compares and \
+         {MAX_TXN_OPERATIONS} operations in each list"
+    )]
+    TooManyOperations(usize),
+    /// A list of a transaction changes a key twice.
+    #[error("a list of the transaction puts a key twice, or puts and deletes it; change it once")]
+    DuplicateKey,
 }
 
 /// Checks a key that is about to be written or read.
@@ -83,7 +97,7 @@ pub const fn check_value(value: &[u8]) -> Result<(), LimitError> {
     }
 }
 
-/// Checks the bytes of key and values of one compare-and-swap.
+/// Checks the bytes of all keys and values of one compare-and-swap or transaction.
 ///
 /// # Errors
 /// [`LimitError::TooLongTogether`].

@@ -11,6 +11,7 @@ use crate::operation::Operation;
 use crate::reply::{Refusal, ReplyRef, StoreStatus};
 use crate::session::{Admission, Origin, SessionId, SessionTable};
 use crate::store::{Retention, Store};
+use crate::txn::Txn;
 
 /// Store and sessions of one replica.
 ///
@@ -117,14 +118,10 @@ impl KvMachine {
 
     fn carry_out(&mut self, index: LogIndex, command: &Command<'_>) -> Bytes {
         match command {
-            Command::Write {
-                origin: None,
-                operation,
-            } => self.write(operation),
-            Command::Write {
-                origin: Some(origin),
-                operation,
-            } => self.write_once(*origin, operation),
+            Command::Write { origin, operation } => {
+                self.once(*origin, |machine| machine.write(operation))
+            }
+            Command::Txn { origin, txn } => self.once(*origin, |machine| machine.transact(txn)),
             Command::Register { stamp, ttl_ms } => {
                 self.sessions.clock.observe_stamp(*stamp);
                 self.sessions.sweep();
@@ -156,10 +153,14 @@ impl KvMachine {
         }
     }
 
-    fn write_once(&mut self, origin: Origin, operation: &Operation<'_>) -> Bytes {
+    /// Carries out a change, unless its session says that it was before, or must not be.
+    fn once(&mut self, origin: Option<Origin>, change: impl FnOnce(&mut Self) -> Bytes) -> Bytes {
+        let Some(origin) = origin else {
+            return change(self);
+        };
         match self.sessions.admit(origin) {
             Admission::Apply => {
-                let reply = self.write(operation);
+                let reply = change(self);
                 self.sessions.record(origin, reply.clone());
                 reply
             }
@@ -176,6 +177,16 @@ impl KvMachine {
         }
         match self.store.apply(operation) {
             Ok(reply) => ReplyRef::Write(reply).to_bytes(),
+            Err(refusal) => ReplyRef::Refused(refusal).to_bytes(),
+        }
+    }
+
+    fn transact(&mut self, txn: &Txn<'_>) -> Bytes {
+        if txn.check().is_err() {
+            return ReplyRef::Refused(Refusal::Malformed).to_bytes();
+        }
+        match self.store.transact(txn) {
+            Ok(reply) => ReplyRef::Txn((&reply).into()).to_bytes(),
             Err(refusal) => ReplyRef::Refused(refusal).to_bytes(),
         }
     }

@@ -100,6 +100,15 @@ impl KeyRange<'_> {
         }
     }
 
+    /// Bytes of the keys that name the range.
+    #[must_use]
+    pub const fn data_bytes(&self) -> usize {
+        match self {
+            Self::One(key) | Self::From(key) | Self::Prefix(key) => key.len(),
+            Self::Interval { from, to } => from.len() + to.len(),
+        }
+    }
+
     /// Checks the keys against the limits.
     ///
     /// # Errors
@@ -131,7 +140,8 @@ pub enum Expected<'a> {
     ModRevision(Revision),
 }
 
-/// One change of the store. Every operation is atomic and makes at most one revision.
+/// One change of the store. Every operation is atomic and makes at most one revision; several at
+/// one revision are a [transaction](crate::txn::Txn).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation<'a> {
     /// Sets a key.
@@ -162,6 +172,11 @@ pub enum Operation<'a> {
         /// Its new value.
         value: &'a [u8],
     },
+    /// Forgets what only reads before a revision could see; makes no revision.
+    Compact {
+        /// The oldest revision that can be read from then on.
+        revision: Revision,
+    },
 }
 
 impl Operation<'_> {
@@ -177,6 +192,7 @@ impl Operation<'_> {
                 limits::check_value(value)
             }
             Self::Delete { range } => range.check(),
+            Self::Compact { revision: _ } => Ok(()),
             Self::CompareAndSwap {
                 key,
                 expected,
@@ -196,14 +212,30 @@ impl Operation<'_> {
     }
 }
 
-/// The order in which a range read returns keys.
+/// The order in which a range read returns pairs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
-    /// Smallest key first.
+    /// Smallest first.
     #[default]
     Ascending,
-    /// Largest key first.
+    /// Largest first.
     Descending,
+}
+
+/// What a range read sorts pairs by. Pairs that are equal in it come in ascending order of keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SortBy {
+    /// The key.
+    #[default]
+    Key,
+    /// The revision that created the key.
+    CreateRevision,
+    /// The revision that last wrote it.
+    ModRevision,
+    /// How often it was written.
+    Version,
+    /// The value, byte by byte.
+    Value,
 }
 
 /// Which parts of the pairs a range read returns.
@@ -231,10 +263,12 @@ pub struct RangeQuery<'a> {
     pub order: Order,
     /// Which parts.
     pub select: Select,
+    /// By what the pairs are ordered.
+    pub sort_by: SortBy,
 }
 
 impl<'a> RangeQuery<'a> {
-    /// A read of everything in `range` at the latest revision, in ascending order.
+    /// A read of everything in `range` at the latest revision, in ascending order of keys.
     #[must_use]
     pub const fn new(range: KeyRange<'a>) -> Self {
         Self {
@@ -243,6 +277,7 @@ impl<'a> RangeQuery<'a> {
             revision: Revision::ZERO,
             order: Order::Ascending,
             select: Select::Pairs,
+            sort_by: SortBy::Key,
         }
     }
 }

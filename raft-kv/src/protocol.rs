@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::codec::{self, DecodeError};
-use crate::limits::{MAX_KEY_BYTES, MAX_OPERATION_BYTES, MAX_VALUE_BYTES};
+use crate::limits::{MAX_KEY_BYTES, MAX_OPERATION_BYTES, MAX_TXN_OPERATIONS, MAX_VALUE_BYTES};
 use crate::operation::Revision;
 use crate::session::{Sequence, SessionId};
 
@@ -189,6 +189,18 @@ pub enum ServerRefusal {
         /// Why.
         reason: String,
     },
+    /// A list of a transaction is too long.
+    #[error(
+        "a list of the transaction has {entries} entries; the limit is {MAX_TXN_OPERATIONS} \
+         compares and {MAX_TXN_OPERATIONS} operations in each list"
+    )]
+    TooManyOperations {
+        /// Its length.
+        entries: u64,
+    },
+    /// A list of a transaction changes a key twice.
+    #[error("a list of the transaction puts a key twice, or puts and deletes it; change it once")]
+    DuplicateKey,
 }
 
 impl ServerRefusal {
@@ -209,7 +221,9 @@ impl ServerRefusal {
             | Self::UnknownKind { .. }
             | Self::UnsupportedVersion { .. }
             | Self::Malformed
-            | Self::NotTransferred { .. } => false,
+            | Self::NotTransferred { .. }
+            | Self::TooManyOperations { .. }
+            | Self::DuplicateKey => false,
         }
     }
 }
@@ -229,6 +243,10 @@ impl From<crate::limits::LimitError> for ServerRefusal {
                 bytes: bytes as u64,
                 limit: MAX_OPERATION_BYTES as u64,
             },
+            LimitError::TooManyOperations(entries) => Self::TooManyOperations {
+                entries: entries as u64,
+            },
+            LimitError::DuplicateKey => Self::DuplicateKey,
         }
     }
 }

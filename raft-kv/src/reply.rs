@@ -9,8 +9,8 @@ use thiserror::Error;
 
 use crate::codec::{self, DecodeError, Slice};
 use crate::limits::{
-    MAX_SESSIONS, MAX_VALUE_BYTES, SESSION_REPLY_BYTES_MAX, SESSION_TTL_MS_MAX, SESSION_TTL_MS_MIN,
-    SESSION_WINDOW,
+    MAX_RANGE_REPLY_BYTES, MAX_SESSIONS, MAX_VALUE_BYTES, SESSION_REPLY_BYTES_MAX,
+    SESSION_TTL_MS_MAX, SESSION_TTL_MS_MIN, SESSION_WINDOW, SESSIONS_REPLY_BYTES_MAX,
 };
 use crate::operation::Revision;
 use crate::session::SessionId;
@@ -58,6 +58,8 @@ pub enum Outcome {
     },
     /// The key was not as a compare-and-swap expected; nothing changed.
     Different,
+    /// History was compacted as asked.
+    Compacted,
 }
 
 /// The result of a write.
@@ -67,6 +69,45 @@ pub struct WriteReply {
     pub revision: Revision,
     /// What it did.
     pub outcome: Outcome,
+}
+
+/// Which list of a transaction was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Branch {
+    /// The one for when every compare holds.
+    Then,
+    /// The other.
+    Otherwise,
+}
+
+/// The result of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TxnReply {
+    /// The store's revision after the transaction.
+    pub revision: Revision,
+    /// Which list was carried out.
+    pub branch: Branch,
+    /// The result of each of its operations.
+    pub results: Vec<OperationResult>,
+}
+
+/// The result of one operation of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OperationResult {
+    /// A key was set.
+    Put {
+        /// The pair that was replaced, if there was one and it was asked for.
+        previous: Option<KeyValue>,
+    },
+    /// Keys were removed.
+    Deleted {
+        /// How many.
+        keys: u64,
+        /// The pairs that were removed, in ascending order of keys, if they were asked for.
+        previous: Vec<KeyValue>,
+    },
+    /// Keys were read.
+    Range(RangeReply),
 }
 
 /// What the state machine knows about itself at one applied index.
@@ -140,6 +181,21 @@ pub enum Refusal {
     /// The request makes no sense to this version of the service.
     #[error("malformed command")]
     Malformed,
+    /// The previous pairs that a transaction asks for take too much room.
+    #[error(
+        "the previous pairs have {bytes} bytes; the limit of a reply is {MAX_RANGE_REPLY_BYTES} \
+         bytes (16 MiB); ask for fewer"
+    )]
+    PreviousTooLong {
+        /// Bytes of their keys and values.
+        bytes: u64,
+    },
+    /// The unacknowledged replies of all sessions take too much memory.
+    #[error(
+        "the unacknowledged replies of all sessions exceed {SESSIONS_REPLY_BYTES_MAX} bytes; try \
+         again when some are acknowledged"
+    )]
+    ReplyMemory,
 }
 
 /// Everything the state machine can answer.
@@ -162,6 +218,8 @@ pub enum Reply {
     /// The session does not exist, or not any longer. Whether an earlier attempt of the same
     /// write was carried out is not known.
     SessionExpired,
+    /// A transaction was carried out.
+    Txn(TxnReply),
 }
 
 /// A [`Reply`] as it is written and read: borrowed from the store, or from the received bytes.
@@ -176,6 +234,33 @@ pub(crate) enum ReplyRef<'a> {
     Status(StoreStatus),
     Refused(Refusal),
     SessionExpired,
+    #[serde(borrow)]
+    Txn(TxnRef<'a>),
+}
+
+/// A [`TxnReply`] that borrows its pairs.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct TxnRef<'a> {
+    revision: Revision,
+    branch: Branch,
+    #[serde(borrow)]
+    results: Vec<ResultRef<'a>>,
+}
+
+/// An [`OperationResult`] that borrows its pairs.
+#[derive(Serialize, Deserialize)]
+enum ResultRef<'a> {
+    Put {
+        #[serde(borrow)]
+        previous: Option<PairRef<'a>>,
+    },
+    Deleted {
+        keys: u64,
+        #[serde(borrow)]
+        previous: Vec<PairRef<'a>>,
+    },
+    #[serde(borrow)]
+    Range(RangeRef<'a>),
 }
 
 /// A [`RangeReply`] that borrows its pairs.
@@ -200,22 +285,12 @@ pub(crate) struct PairRef<'a> {
     pub(crate) value: Slice<'a>,
 }
 
-impl PairRef<'_> {
-    /// Bytes of key and value.
-    pub(crate) const fn data_bytes(&self) -> usize {
-        self.key.0.len() + self.value.0.len()
-    }
-}
-
 impl ReplyRef<'_> {
     /// The reply's bytes.
     pub(crate) fn to_bytes(&self) -> Bytes {
         let capacity = match self {
-            Self::Range(range) => range
-                .pairs
-                .iter()
-                .map(|p| 48 + p.data_bytes())
-                .sum::<usize>(),
+            Self::Range(range) => range.bytes_at_most(),
+            Self::Txn(txn) => txn.results.iter().map(ResultRef::bytes_at_most).sum(),
             Self::Status(_) => 72,
             Self::Write(_)
             | Self::Registered(_)
@@ -231,6 +306,91 @@ impl ReplyRef<'_> {
     }
 }
 
+impl RangeRef<'_> {
+    fn bytes_at_most(&self) -> usize {
+        24 + self.pairs.iter().map(PairRef::bytes_at_most).sum::<usize>()
+    }
+
+    fn to_owned(&self, bytes: &Bytes) -> RangeReply {
+        RangeReply {
+            revision: self.revision,
+            count: self.count,
+            more: self.more,
+            pairs: self.pairs.iter().map(|p| p.to_owned(bytes)).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a RangeReply> for RangeRef<'a> {
+    fn from(reply: &'a RangeReply) -> Self {
+        Self {
+            revision: reply.revision,
+            count: reply.count,
+            more: reply.more,
+            pairs: reply.pairs.iter().map(PairRef::from).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a TxnReply> for TxnRef<'a> {
+    fn from(reply: &'a TxnReply) -> Self {
+        Self {
+            revision: reply.revision,
+            branch: reply.branch,
+            results: reply.results.iter().map(ResultRef::from).collect(),
+        }
+    }
+}
+
+impl TxnRef<'_> {
+    fn to_owned(&self, bytes: &Bytes) -> TxnReply {
+        TxnReply {
+            revision: self.revision,
+            branch: self.branch,
+            results: self.results.iter().map(|r| r.to_owned(bytes)).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a OperationResult> for ResultRef<'a> {
+    fn from(result: &'a OperationResult) -> Self {
+        match result {
+            OperationResult::Put { previous } => Self::Put {
+                previous: previous.as_ref().map(PairRef::from),
+            },
+            OperationResult::Deleted { keys, previous } => Self::Deleted {
+                keys: *keys,
+                previous: previous.iter().map(PairRef::from).collect(),
+            },
+            OperationResult::Range(range) => Self::Range(range.into()),
+        }
+    }
+}
+
+impl ResultRef<'_> {
+    fn bytes_at_most(&self) -> usize {
+        let pairs = match self {
+            Self::Put { previous } => previous.iter().map(PairRef::bytes_at_most).sum(),
+            Self::Deleted { previous, .. } => previous.iter().map(PairRef::bytes_at_most).sum(),
+            Self::Range(range) => range.bytes_at_most(),
+        };
+        16 + pairs
+    }
+
+    fn to_owned(&self, bytes: &Bytes) -> OperationResult {
+        match self {
+            Self::Put { previous } => OperationResult::Put {
+                previous: previous.as_ref().map(|p| p.to_owned(bytes)),
+            },
+            Self::Deleted { keys, previous } => OperationResult::Deleted {
+                keys: *keys,
+                previous: previous.iter().map(|p| p.to_owned(bytes)).collect(),
+            },
+            Self::Range(range) => OperationResult::Range(range.to_owned(bytes)),
+        }
+    }
+}
+
 impl Reply {
     /// Reads a reply; keys and values are slices of `bytes`.
     ///
@@ -243,24 +403,52 @@ impl Reply {
             ReplyRef::Registered(session) => Self::Registered(session),
             ReplyRef::KeptAlive => Self::KeptAlive,
             ReplyRef::Ticked => Self::Ticked,
-            ReplyRef::Range(range) => Self::Range(RangeReply {
-                revision: range.revision,
-                count: range.count,
-                more: range.more,
-                pairs: range.pairs.iter().map(|p| p.to_owned(bytes)).collect(),
-            }),
+            ReplyRef::Range(range) => Self::Range(range.to_owned(bytes)),
             ReplyRef::Status(status) => Self::Status(status),
             ReplyRef::Refused(refusal) => Self::Refused(refusal),
             ReplyRef::SessionExpired => Self::SessionExpired,
+            ReplyRef::Txn(txn) => Self::Txn(txn.to_owned(bytes)),
         })
     }
 }
 
+impl<'a> From<&'a KeyValue> for PairRef<'a> {
+    fn from(pair: &'a KeyValue) -> Self {
+        Self {
+            key: Slice(&pair.key),
+            create_revision: pair.create_revision,
+            mod_revision: pair.mod_revision,
+            version: pair.version,
+            value: Slice(&pair.value),
+        }
+    }
+}
+
 impl PairRef<'_> {
+    /// Bytes of key and value.
+    pub(crate) const fn data_bytes(&self) -> usize {
+        self.key.0.len() + self.value.0.len()
+    }
+
+    fn bytes_at_most(&self) -> usize {
+        48 + self.data_bytes()
+    }
+
     fn to_owned(&self, bytes: &Bytes) -> KeyValue {
         KeyValue {
             key: bytes.slice_ref(self.key.0),
             value: bytes.slice_ref(self.value.0),
+            create_revision: self.create_revision,
+            mod_revision: self.mod_revision,
+            version: self.version,
+        }
+    }
+
+    /// The pair in memory of its own.
+    pub(crate) fn copied(&self) -> KeyValue {
+        KeyValue {
+            key: Bytes::copy_from_slice(self.key.0),
+            value: Bytes::copy_from_slice(self.value.0),
             create_revision: self.create_revision,
             mod_revision: self.mod_revision,
             version: self.version,
@@ -311,6 +499,43 @@ mod tests {
             (&read.pairs[0].key[..], &read.pairs[0].value[..]),
             (&b"k"[..], &b"vv"[..])
         );
+    }
+
+    #[test]
+    fn transaction_replies_keep_their_bytes() {
+        let pair = |key: &'static [u8]| KeyValue {
+            key: Bytes::from_static(key),
+            value: Bytes::from_static(b"v"),
+            create_revision: Revision(2),
+            mod_revision: Revision(3),
+            version: 2,
+        };
+        let reply = TxnReply {
+            revision: Revision(9),
+            branch: Branch::Otherwise,
+            results: vec![
+                OperationResult::Put {
+                    previous: Some(pair(b"a")),
+                },
+                OperationResult::Deleted {
+                    keys: 1,
+                    previous: vec![pair(b"b")],
+                },
+                OperationResult::Range(RangeReply {
+                    revision: Revision(9),
+                    count: 1,
+                    more: false,
+                    pairs: vec![pair(b"c")],
+                }),
+            ],
+        };
+        let bytes = ReplyRef::Txn((&reply).into()).to_bytes();
+        let expected = b"\x01\x08\x09\x01\x03\
+            \x00\x01\x01a\x02\x03\x02\x01v\
+            \x01\x01\x01\x01b\x02\x03\x02\x01v\
+            \x02\x09\x01\x00\x01\x01c\x02\x03\x02\x01v";
+        assert_eq!(&bytes[..], expected);
+        assert_eq!(Reply::from_bytes(&bytes), Ok(Reply::Txn(reply)));
     }
 
     #[test]

@@ -93,6 +93,7 @@ fn seen_by(written: WriteReply) -> Seen {
         Outcome::Written => Seen::Written,
         Outcome::Different => Seen::Different,
         Outcome::Deleted { keys } => Seen::Deleted(keys),
+        Outcome::Compacted => panic!("nothing is compacted here"),
     }
 }
 

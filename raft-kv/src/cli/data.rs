@@ -115,7 +115,7 @@ pub(super) async fn delete(common: &Common, args: DelArgs) -> Result<(), CliErro
     let written = write(common, Write::delete(args.key.into_vec())).await?;
     let deleted = match written.outcome {
         Outcome::Deleted { keys } => keys,
-        Outcome::Written | Outcome::Different => 0,
+        Outcome::Written | Outcome::Different | Outcome::Compacted => 0,
     };
     match common.write_out {
         Format::Simple => print_line(&deleted.to_string()),
@@ -142,7 +142,7 @@ pub(super) async fn compare_and_swap(common: &Common, args: CasArgs) -> Result<(
     let written = write(common, change).await?;
     let swapped = match written.outcome {
         Outcome::Written => true,
-        Outcome::Different | Outcome::Deleted { .. } => false,
+        Outcome::Different | Outcome::Deleted { .. } | Outcome::Compacted => false,
     };
     match common.write_out {
         Format::Simple if swapped => print_line("OK")?,

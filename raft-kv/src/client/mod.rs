@@ -395,7 +395,9 @@ const fn leaves(refusal: &ServerRefusal) -> bool {
         | ServerRefusal::UnknownKind { .. }
         | ServerRefusal::UnsupportedVersion { .. }
         | ServerRefusal::Malformed
-        | ServerRefusal::NotTransferred { .. } => false,
+        | ServerRefusal::NotTransferred { .. }
+        | ServerRefusal::TooManyOperations { .. }
+        | ServerRefusal::DuplicateKey => false,
     }
 }
 
@@ -423,6 +425,7 @@ fn unexpected(reply: &Reply) -> ClientError {
         | Reply::KeptAlive
         | Reply::Ticked
         | Reply::Range(_)
-        | Reply::Status(_) => ClientError::Mismatched,
+        | Reply::Status(_)
+        | Reply::Txn(_) => ClientError::Mismatched,
     }
 }

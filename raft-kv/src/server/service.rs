@@ -20,7 +20,7 @@ use crate::protocol::{
     self, KeepAliveRequest, Redirect, RegisterRequest, RequestKind, ResponseKind, ServerRefusal,
     TransferRequest,
 };
-use crate::session::LeaderTime;
+use crate::session::{LeaderTime, Origin};
 
 /// Log time is told at least this often while sessions write, in milliseconds.
 const TICK_INTERVAL_MS: u64 = 1_000;
@@ -205,13 +205,18 @@ const fn changes_state(kind: RequestKind) -> bool {
 }
 
 fn check_write(body: &[u8]) -> Result<HasSession, ServerRefusal> {
+    let has_session = |origin: Option<Origin>| match origin {
+        Some(_) => HasSession::Yes,
+        None => HasSession::No,
+    };
     match Command::decode(body)? {
         Command::Write { origin, operation } => {
             operation.check()?;
-            Ok(match origin {
-                Some(_) => HasSession::Yes,
-                None => HasSession::No,
-            })
+            Ok(has_session(origin))
+        }
+        Command::Txn { origin, txn } => {
+            txn.check()?;
+            Ok(has_session(origin))
         }
         // Only servers make these.
         Command::Register { .. } | Command::KeepAlive { .. } | Command::Tick { .. } => {

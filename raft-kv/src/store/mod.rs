@@ -25,19 +25,19 @@ mod history;
 mod model_test;
 mod range;
 mod record;
+mod txn;
+mod write;
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 
-use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::history::History;
 pub use self::history::Retention;
 use self::record::Record;
-use crate::limits::MAX_VALUE_BYTES;
-use crate::operation::{Expected, KeyRange, Operation, RangeQuery, Revision};
-use crate::reply::{KeyValue, Outcome, RangeRef, RangeReply, Refusal, WriteReply};
+use crate::limits::MAX_RANGE_REPLY_BYTES;
+use crate::operation::{RangeQuery, Revision};
+use crate::reply::{PairRef, RangeRef, RangeReply, Refusal};
 
 /// The keys, their values and their history.
 #[derive(Debug)]
@@ -56,13 +56,6 @@ pub struct Store {
     live_bytes: u64,
 }
 
-/// What becomes of a key's old value when the key is written.
-#[derive(Clone, Copy)]
-enum OldValue {
-    Dropped,
-    Kept,
-}
-
 impl Store {
     /// An empty store at [`Revision::FIRST`].
     #[must_use]
@@ -78,72 +71,41 @@ impl Store {
         }
     }
 
-    /// Carries out one operation. Keys and values are copied; nothing of `operation` is kept.
-    ///
-    /// # Errors
-    /// [`Refusal::ValueTooLong`] if a value would exceed the limit; nothing has changed then.
-    pub fn apply(&mut self, operation: &Operation<'_>) -> Result<WriteReply, Refusal> {
-        let outcome = match *operation {
-            Operation::Put { key, value } => self.write(key, OldValue::Dropped, value)?,
-            Operation::Append { key, value } => self.write(key, OldValue::Kept, value)?,
-            Operation::Delete { range } => self.delete(&range),
-            Operation::CompareAndSwap {
-                key,
-                expected,
-                value,
-            } => {
-                if self.is_as_expected(key, expected) {
-                    self.write(key, OldValue::Dropped, value)?
-                } else {
-                    Outcome::Different
-                }
-            }
-        };
-        if let Some(oldest) = self.history.enforce(self.retention) {
-            self.oldest = self.oldest.max(oldest);
-        }
-        Ok(WriteReply {
-            revision: self.revision,
-            outcome,
-        })
-    }
-
     /// Reads a range.
     ///
     /// # Errors
     /// [`Refusal::FutureRevision`], [`Refusal::Compacted`].
     pub fn range(&self, query: &RangeQuery<'_>) -> Result<RangeReply, Refusal> {
         let found = self.range_ref(query)?;
-        let owned = |pair: &crate::reply::PairRef<'_>| KeyValue {
-            key: Bytes::copy_from_slice(pair.key.0),
-            value: Bytes::copy_from_slice(pair.value.0),
-            create_revision: pair.create_revision,
-            mod_revision: pair.mod_revision,
-            version: pair.version,
-        };
         Ok(RangeReply {
             revision: found.revision,
             count: found.count,
             more: found.more,
-            pairs: found.pairs.iter().map(owned).collect(),
+            pairs: found.pairs.iter().map(PairRef::copied).collect(),
         })
     }
 
     /// Reads a range without copying anything.
     pub(crate) fn range_ref(&self, query: &RangeQuery<'_>) -> Result<RangeRef<'_>, Refusal> {
-        if query.revision > self.revision {
+        self.check_revision(query.revision)?;
+        Ok(range::collect(self, query, MAX_RANGE_REPLY_BYTES))
+    }
+
+    /// Whether reads at a revision can be answered; [`Revision::ZERO`] means the latest.
+    fn check_revision(&self, asked: Revision) -> Result<(), Refusal> {
+        if asked > self.revision {
             return Err(Refusal::FutureRevision {
-                asked: query.revision,
+                asked,
                 current: self.revision,
             });
         }
-        if query.revision != Revision::ZERO && query.revision < self.oldest {
+        if asked != Revision::ZERO && asked < self.oldest {
             return Err(Refusal::Compacted {
-                asked: query.revision,
+                asked,
                 oldest: self.oldest,
             });
         }
-        Ok(range::collect(self, query))
+        Ok(())
     }
 
     /// Forgets versions that only reads before `oldest` could see. Reads before it are refused
@@ -213,88 +175,5 @@ impl Store {
         bytes[8..16].copy_from_slice(&self.revision.0.to_le_bytes());
         bytes[16..].copy_from_slice(&self.key_count().to_le_bytes());
         xxh3_64(&bytes)
-    }
-
-    /// Writes a key: its old value, if that is kept, with `value` behind it.
-    fn write(&mut self, key: &[u8], old_value: OldValue, value: &[u8]) -> Result<Outcome, Refusal> {
-        let Some(slot) = self.live.get_mut(key) else {
-            self.create(key, value);
-            return Ok(Outcome::Written);
-        };
-        let parts = match old_value {
-            OldValue::Dropped => [value, b""],
-            OldValue::Kept => [slot.value(), value],
-        };
-        let bytes = parts[0].len() + parts[1].len();
-        if bytes > MAX_VALUE_BYTES {
-            let bytes = bytes as u64;
-            return Err(Refusal::ValueTooLong { bytes });
-        }
-        self.revision = self.revision.next();
-        let version = slot.version() + 1;
-        let record = Record::new(slot.create_revision(), self.revision, version, parts);
-        self.live_hash = self.live_hash.wrapping_add(record.hash(key));
-        self.live_bytes += record.value().len() as u64;
-        let old = std::mem::replace(slot, record);
-        self.supersede(key, old);
-        Ok(Outcome::Written)
-    }
-
-    /// Adds a key that does not exist, at the next revision.
-    fn create(&mut self, key: &[u8], value: &[u8]) {
-        self.revision = self.revision.next();
-        let record = Record::new(self.revision, self.revision, 1, [value, b""]);
-        self.live_hash = self.live_hash.wrapping_add(record.hash(key));
-        self.live_bytes += (key.len() + value.len()) as u64;
-        let previous = self.live.insert(key.into(), record);
-        assert!(
-            previous.is_none(),
-            "only a key that does not exist is created"
-        );
-    }
-
-    /// Moves a version that has just been replaced or removed into history.
-    fn supersede(&mut self, key: &[u8], old: Record) {
-        self.live_hash = self.live_hash.wrapping_sub(old.hash(key));
-        self.live_bytes -= old.value().len() as u64;
-        self.history.push(key, old, self.revision);
-    }
-
-    fn delete(&mut self, range: &KeyRange<'_>) -> Outcome {
-        let doomed = self.live_keys(range);
-        if !doomed.is_empty() {
-            self.revision = self.revision.next();
-        }
-        for key in &doomed {
-            if let Some(old) = self.live.remove(key) {
-                self.live_bytes -= key.len() as u64;
-                self.supersede(key, old);
-            }
-        }
-        Outcome::Deleted {
-            keys: doomed.len() as u64,
-        }
-    }
-
-    fn live_keys(&self, range: &KeyRange<'_>) -> Vec<Box<[u8]>> {
-        if range.is_empty() {
-            return Vec::new();
-        }
-        let end = range.end();
-        let bounds = (
-            Bound::Included(range.start()),
-            end.as_ref().map(|end| &end[..]),
-        );
-        let keys = self.live.range::<[u8], _>(bounds).map(|(key, _)| key);
-        keys.cloned().collect()
-    }
-
-    fn is_as_expected(&self, key: &[u8], expected: Expected<'_>) -> bool {
-        let record = self.live.get(key);
-        match expected {
-            Expected::Absent => record.is_none(),
-            Expected::Value(value) => record.is_some_and(|r| r.value() == value),
-            Expected::ModRevision(revision) => record.is_some_and(|r| r.mod_revision() == revision),
-        }
     }
 }

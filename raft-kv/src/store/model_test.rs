@@ -6,7 +6,9 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{Retention, Store};
-use crate::operation::{Expected, KeyRange, Operation, Order, RangeQuery, Revision, Select};
+use crate::operation::{
+    Expected, KeyRange, Operation, Order, RangeQuery, Revision, Select, SortBy,
+};
 use crate::reply::{KeyValue, Outcome, RangeReply, Refusal, WriteReply};
 
 /// One map per revision; the first is that of [`Revision::FIRST`].
@@ -68,6 +70,7 @@ impl Model {
                     Outcome::Different
                 }
             }
+            Operation::Compact { .. } => panic!("histories compact by steps of their own"),
         };
         WriteReply {
             revision: self.revision(),
@@ -237,6 +240,7 @@ fn check(store: &mut Store, model: &mut Model, step: &Step) -> Result<(), TestCa
                 revision: Revision((model.revision().0 + 1).saturating_sub(*back)),
                 order: [Order::Ascending, Order::Descending][usize::from(*down)],
                 select: [Select::Pairs, Select::KeysOnly, Select::CountOnly][*select as usize],
+                sort_by: SortBy::Key,
             };
             prop_assert_eq!(store.range(&query), model.range(&query), "{:?}", query);
         }

@@ -2,53 +2,91 @@
 
 use std::cmp::Ordering;
 use std::iter::Peekable;
-use std::ops::Bound;
 
 use super::Store;
 use super::record::Record;
-use crate::limits::MAX_RANGE_REPLY_BYTES;
-use crate::operation::{KeyRange, Order, RangeQuery, Revision, Select};
+use crate::operation::{KeyRange, Order, RangeQuery, Revision, Select, SortBy};
 use crate::reply::RangeRef;
 
-/// Collects the answer to a query whose revision exists.
-pub(super) fn collect<'a>(store: &'a Store, query: &RangeQuery<'_>) -> RangeRef<'a> {
-    let mut answer = Answer::new(store.revision, query);
+/// Collects the answer to a query whose revision exists. At most `room` bytes of keys and values
+/// are returned; what does not fit is left out, and the answer says so.
+pub(super) fn collect<'a>(store: &'a Store, query: &RangeQuery<'_>, room: usize) -> RangeRef<'a> {
+    let mut answer = Answer::new(store.revision, query, room);
+    if query.sort_by == SortBy::Key || query.select == Select::CountOnly {
+        visit(store, query, query.order, |key, record| {
+            answer.add(key, record)
+        });
+        return answer.range;
+    }
+    let mut found = Vec::new();
+    visit(store, query, Order::Ascending, |key, record| {
+        found.push((key, record))
+    });
+    let compare = |left: &(&[u8], &Record), right: &(&[u8], &Record)| {
+        let by_target = compare_by(query.sort_by, left.1, right.1);
+        let by_target = match query.order {
+            Order::Ascending => by_target,
+            Order::Descending => by_target.reverse(),
+        };
+        by_target.then_with(|| left.0.cmp(right.0))
+    };
+    // Only what is returned need be in order.
+    let limit = usize::try_from(answer.limit).unwrap_or(usize::MAX);
+    if limit < found.len() {
+        found.select_nth_unstable_by(limit, compare);
+        found[..limit].sort_unstable_by(compare);
+    } else {
+        found.sort_unstable_by(compare);
+    }
+    found
+        .into_iter()
+        .for_each(|(key, record)| answer.add(key, record));
+    answer.range
+}
+
+fn compare_by(target: SortBy, left: &Record, right: &Record) -> Ordering {
+    match target {
+        SortBy::Key => Ordering::Equal,
+        SortBy::CreateRevision => left.create_revision().cmp(&right.create_revision()),
+        SortBy::ModRevision => left.mod_revision().cmp(&right.mod_revision()),
+        SortBy::Version => left.version().cmp(&right.version()),
+        SortBy::Value => left.value().cmp(right.value()),
+    }
+}
+
+/// Shows every pair of the range, in an order of keys.
+fn visit<'a>(
+    store: &'a Store,
+    query: &RangeQuery<'_>,
+    order: Order,
+    mut show: impl FnMut(&'a [u8], &'a Record),
+) {
     let at = match query.revision {
         Revision::ZERO => store.revision,
         revision => revision,
     };
     if let KeyRange::One(key) = query.range {
         if let Some((key, record)) = one_at(store, key, at) {
-            answer.add(key, record);
+            show(key, record);
         }
-        return answer.range;
+        return;
     }
-    if query.range.is_empty() {
-        return answer.range;
-    }
-    let end = query.range.end();
-    let bounds = (
-        Bound::Included(query.range.start()),
-        end.as_ref().map(|end| &end[..]),
-    );
-    let live = store.live.range::<[u8], _>(bounds);
-    let live = live.map(|(key, record)| (&key[..], record));
+    let live = store.live_range(&query.range);
     if at == store.revision {
-        match query.order {
-            Order::Ascending => live.for_each(|(key, record)| answer.add(key, record)),
-            Order::Descending => live.rev().for_each(|(key, record)| answer.add(key, record)),
+        match order {
+            Order::Ascending => live.for_each(|(key, record)| show(key, record)),
+            Order::Descending => live.rev().for_each(|(key, record)| show(key, record)),
         }
-        return answer.range;
+        return;
     }
     let live = live.filter(move |(_, record)| record.mod_revision() <= at);
     let superseded = store.history.range_at(&query.range, at).into_iter();
-    match query.order {
+    match order {
         Order::Ascending => Merge::new(live, superseded, Order::Ascending)
-            .for_each(|(key, record)| answer.add(key, record)),
+            .for_each(|(key, record)| show(key, record)),
         Order::Descending => Merge::new(live.rev(), superseded.rev(), Order::Descending)
-            .for_each(|(key, record)| answer.add(key, record)),
+            .for_each(|(key, record)| show(key, record)),
     }
-    answer.range
 }
 
 /// The version of one key that is visible at a revision. The key is the store's own.
@@ -66,12 +104,14 @@ struct Answer<'a> {
     range: RangeRef<'a>,
     limit: u64,
     select: Select,
-    bytes: usize,
+    /// Bytes of keys and values that may still be added.
+    room: usize,
 }
 
 impl<'a> Answer<'a> {
-    fn new(revision: Revision, query: &RangeQuery<'_>) -> Self {
+    fn new(revision: Revision, query: &RangeQuery<'_>, room: usize) -> Self {
         Self {
+            room,
             range: RangeRef {
                 revision,
                 ..RangeRef::default()
@@ -81,7 +121,6 @@ impl<'a> Answer<'a> {
                 limit => limit,
             },
             select: query.select,
-            bytes: 0,
         }
     }
 
@@ -92,15 +131,14 @@ impl<'a> Answer<'a> {
             Select::KeysOnly => b"",
             Select::CountOnly => return,
         };
-        let bytes = self.bytes + key.len() + value.len();
-        let is_first = self.range.pairs.is_empty();
-        let fits = is_first || bytes <= MAX_RANGE_REPLY_BYTES;
+        let bytes = key.len() + value.len();
         // Once a pair was left out, all later ones are, or the answer would have a gap.
-        if self.range.more || self.range.pairs.len() as u64 >= self.limit || !fits {
+        let full = self.range.pairs.len() as u64 >= self.limit || bytes > self.room;
+        if self.range.more || full {
             self.range.more = true;
             return;
         }
-        self.bytes = bytes;
+        self.room -= bytes;
         self.range.pairs.push(record.to_pair(key, value));
     }
 }
