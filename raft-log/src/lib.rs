@@ -75,6 +75,7 @@ mod prepare;
 mod reader;
 mod recovery;
 mod segment;
+pub mod snapshot;
 mod staged;
 mod state;
 pub mod vfs;
@@ -93,4 +94,7 @@ pub use recovery::judge::{
     Beyond, Content, Evidence, Header, LastBlock, NamedByNext, Verdict, Vouched, ZeroSectors, judge,
 };
 pub use recovery::{Recovered, TornTail};
+pub use snapshot::{
+    SnapshotError, SnapshotPayload, SnapshotReceiver, SnapshotStore, SnapshotWriter,
+};
 pub use staged::LogWrite;

@@ -20,7 +20,7 @@ enum Required {
     Names(&'static [&'static str]),
 }
 
-const PAGES: [Page; 2] = [
+const PAGES: [Page; 3] = [
     Page {
         path: "docs/WIRE_FORMAT.md",
         sources: "raft-proto/src",
@@ -37,6 +37,11 @@ const PAGES: [Page; 2] = [
             "RECORD_HEADER_BYTES",
             "segment_bytes",
         ]),
+    },
+    Page {
+        path: "docs/SNAPSHOT_FORMAT.md",
+        sources: "raft-log/src",
+        required: Required::Public("raft-log/src/snapshot"),
     },
 ];
 
