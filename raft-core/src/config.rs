@@ -1,6 +1,6 @@
 //! Configuration of a core, and the check that it can work.
 
-use raft_proto::NodeId;
+use raft_proto::{Incarnation, NodeId};
 use thiserror::Error;
 
 use crate::time::Time;
@@ -23,6 +23,9 @@ pub(crate) const fn entry_cost(payload_bytes: u32) -> u64 {
 pub struct Config {
     /// This node.
     pub id: NodeId,
+    /// The life of its data directory. If it is given, a membership that names another life under
+    /// this node's id means somebody else, and this node does not campaign by it.
+    pub incarnation: Option<Incarnation>,
     /// Shortest election timeout, in milliseconds. Also how long a node that heard from a leader
     /// refuses to vote for another candidate (thesis §4.2.3).
     pub election_timeout_ms_min: u64,
@@ -105,6 +108,7 @@ impl Config {
     pub const fn new(id: NodeId) -> Self {
         Self {
             id,
+            incarnation: None,
             election_timeout_ms_min: 210,
             election_timeout_ms_max: 710,
             heartbeat_interval_ms: 100,

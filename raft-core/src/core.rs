@@ -55,6 +55,8 @@ pub struct RaftCore {
     pub(crate) leader_contact: Option<Time>,
     /// Up to here this log is known to be a prefix of the current term's leader's.
     pub(crate) verified: LogIndex,
+    /// A leader has said that this node is no member; forgotten when it is lost or leads here.
+    pub(crate) removed_by: Option<NodeId>,
     pub(crate) log: LogView,
     pub(crate) persists: PersistQueue,
     pub(crate) withheld: Vec<Withheld>,
@@ -126,6 +128,7 @@ impl RaftCore {
             leader: None,
             leader_contact: None,
             verified: LogIndex::ZERO,
+            removed_by: None,
             log: LogView::new(&recovered),
             persists: PersistQueue::new(recovered.hard_state, recovered.last.index),
             withheld: Vec::new(),
@@ -296,6 +299,24 @@ impl RaftCore {
     #[must_use]
     pub fn membership(&self) -> &Membership {
         self.members.current()
+    }
+
+    /// The membership that was in force before, if it is still known.
+    #[must_use]
+    pub fn previous_membership(&self) -> Option<&Membership> {
+        self.members.previous()
+    }
+
+    /// Whether this node is known not to be a member: its own log says so for certain, or a leader
+    /// did ([`RaftCore::handle_removed`]).
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        let membership = self.members.current();
+        let is_committed = self.members.current_index() <= self.commit_index;
+        let is_left_out = !membership.members.is_empty() && !membership.contains(self.config.id);
+        // With a leader it may only be too far behind to know that it is one.
+        let is_alone = self.leader.is_none();
+        self.removed_by.is_some() || (is_committed && is_left_out && is_alone)
     }
 
     /// The log index of the membership in force.

@@ -2,8 +2,10 @@
 
 use raft_proto::{AppendOutcome, AppendResponse, Boot, LogIndex, NodeId};
 
+use crate::catch_up::CatchUp;
 use crate::core::{Disk, RaftCore};
 use crate::output::{Event, ReadFailure, TransferOutcome, UnsentReason};
+use crate::progress::Progress;
 use crate::roles::{Promise, RoleState, Withheld};
 use crate::time::{PersistId, Time};
 use crate::timers::Timer;
@@ -78,12 +80,45 @@ impl RaftCore {
         }
     }
 
+    /// Another life of a peer is connected than the one heard of so far: a data directory that was
+    /// wiped, while the membership leaves open which one is meant. What the former one acknowledged
+    /// says nothing about this one.
+    pub fn handle_peer_replaced(&mut self, now: Time, peer: NodeId) {
+        self.advance_clock(now);
+        let (now, last) = (self.now, self.log.last_index());
+        let RoleState::Leader(leader) = &mut self.role else {
+            return;
+        };
+        if let Some(progress) = leader.peers.get_mut(&peer) {
+            *progress = Progress::new(last.next(), now);
+        }
+        if let Some(catch_up) = leader.catch_ups.get_mut(&peer) {
+            *catch_up = CatchUp::new(last, now);
+        }
+    }
+
+    /// A peer that leads, and is certain of its membership, says that this node is no member. It
+    /// does not campaign until a leader sends it something, or that peer is lost: otherwise it
+    /// would ask for pre-votes for ever, because nobody tells it that its removal is committed.
+    pub fn handle_removed(&mut self, now: Time, by: NodeId) {
+        self.advance_clock(now);
+        let hears_another = self.hears_from_leader() && self.leader != Some(by);
+        if self.is_halted() || self.is_leader() || hears_another {
+            return;
+        }
+        self.removed_by = Some(by);
+        self.set_role(RoleState::Follower);
+    }
+
     /// The connection to a peer was lost. If it is the leader, this node no longer counts it as
     /// alive, and campaigns soon: pre-votes disturb nobody if it is alive for others.
     pub fn handle_peer_down(&mut self, now: Time, peer: NodeId) {
         self.advance_clock(now);
         if let Some(progress) = self.progress(peer) {
             progress.disconnect();
+        }
+        if self.removed_by == Some(peer) {
+            self.removed_by = None;
         }
         if self.leader == Some(peer) && matches!(self.role, RoleState::Follower) {
             self.leader_contact = None;

@@ -1,7 +1,8 @@
 //! Elections: timeouts, pre-votes, votes (§5.2, §5.4.1, thesis §9.6), and changes of role.
 
 use raft_proto::{
-    HardState, NodeId, PreVoteRequest, PreVoteResponse, Term, TimeoutNow, VoteRequest, VoteResponse,
+    HardState, Membership, NodeId, PreVoteRequest, PreVoteResponse, Term, TimeoutNow, VoteRequest,
+    VoteResponse,
 };
 
 use crate::core::{Disk, RaftCore};
@@ -38,11 +39,26 @@ impl RaftCore {
     /// committed, because only those that are left out may have it (thesis §4.2.2); its own vote
     /// does not count then.
     pub(crate) fn may_campaign(&self) -> bool {
-        let me = self.config.id;
         let is_open = self.members.current_index() > self.commit_index;
-        let is_voter = self.members.quorum().contains(me)
-            || (is_open && self.members.previous().is_some_and(|m| m.is_voter(me)));
-        is_voter && self.counting == Counting::Counted && self.disk == Disk::Working
+        let is_voter = self.is_voter_in(self.members.current())
+            || (is_open && self.members.previous().is_some_and(|m| self.is_voter_in(m)));
+        let is_fit = self.counting == Counting::Counted && self.disk == Disk::Working;
+        is_voter && is_fit && self.removed_by.is_none()
+    }
+
+    /// Whether a membership means this node, in this life of its data directory, as a voter. One
+    /// that names an earlier life means somebody whose promises this node does not know: a node
+    /// that was wiped and joins again begins with the cluster's first membership, and if it took
+    /// part in elections by that, it could elect a leader without what was committed since.
+    fn is_voter_in(&self, membership: &Membership) -> bool {
+        let me = self.config.id;
+        let bound = membership.members.get(&me).and_then(|m| m.incarnation);
+        let is_other_life = bound.is_some()
+            && self
+                .config
+                .incarnation
+                .is_some_and(|own| Some(own) != bound);
+        membership.is_voter(me) && !is_other_life
     }
 
     /// Waits for a new, randomly drawn election timeout. Called for three reasons only: the

@@ -58,6 +58,7 @@ impl RaftCore {
             return false;
         }
         self.leader_contact = Some(self.now);
+        self.removed_by = None;
         self.reset_election_timer();
         self.set_role(RoleState::Follower);
         self.set_leader(Some(from));

@@ -71,7 +71,7 @@ impl PeerHandler for Node {
         }
     }
 
-    fn on_peer_up(&self, _peer: NodeId, _boot: Boot) {
+    fn on_peer_up(&self, _peer: NodeId, _incarnation: Incarnation, _boot: Boot) {
         self.up.notify_one();
     }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use raft_proto::{Boot, ClusterId, GroupId, Hello, Message, NodeId, Refusal};
+use raft_proto::{Boot, ClusterId, GroupId, Hello, Incarnation, Message, NodeId, Refusal};
 
 use crate::error::ConnectError;
 use crate::listener::ClientConnection;
@@ -26,9 +26,10 @@ pub trait PeerHandler: Send + Sync + 'static {
     /// A message arrived. Order is kept within a class of traffic as long as one connection lasts.
     fn on_message(&self, from: NodeId, uncounted: bool, group: GroupId, message: Message);
 
-    /// A peer is connected. Comes before its first message; calls for one peer never overlap, and
-    /// between two of them there is always an [`on_peer_down`](Self::on_peer_down).
-    fn on_peer_up(&self, peer: NodeId, boot: Boot);
+    /// A peer is connected: this boot of this life of its data directory. Comes before its first
+    /// message; calls for one peer never overlap, and between two of them there is always an
+    /// [`on_peer_down`](Self::on_peer_down).
+    fn on_peer_up(&self, peer: NodeId, incarnation: Incarnation, boot: Boot);
 
     /// A peer is not connected any more, or was replaced by a newer boot of itself.
     fn on_peer_down(&self, peer: NodeId);

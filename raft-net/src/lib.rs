@@ -75,7 +75,7 @@
 //!     fn on_message(&self, _from: NodeId, _uncounted: bool, _: GroupId, message: Message) {
 //!         let _ = self.received.send(message);
 //!     }
-//!     fn on_peer_up(&self, peer: NodeId, _: Boot) { let _ = self.up.send(peer); }
+//!     fn on_peer_up(&self, peer: NodeId, _: Incarnation, _: Boot) { let _ = self.up.send(peer); }
 //!     fn on_peer_down(&self, _: NodeId) {}
 //!     fn on_refused(&self, _: NodeId, _: &Refusal) {}
 //! }

@@ -253,7 +253,7 @@ impl Peer {
             handler.on_peer_down(self.id);
         }
         if let Some(life) = current {
-            handler.on_peer_up(self.id, life.boot);
+            handler.on_peer_up(self.id, life.incarnation, life.boot);
         }
         *reported = current;
     }

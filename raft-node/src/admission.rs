@@ -14,15 +14,19 @@
 //! Refused is only what is provably wrong by what is known here. A peer of the same cluster that
 //! is *no* member in this node's log is admitted: this node may lag behind and that peer may be
 //! its leader (§6: servers accept entries from a leader that is not in their configuration).
+//! A *voter* refuses another life under the id of a member all the same, because it counts votes by
+//! id. A node that is no voter by its own log counts nothing, so it admits whoever belongs to its
+//! cluster: one that has just joined starts with the cluster's first membership, and since then
+//! every member in it may have been replaced.
 //!
 //! ```
-//! use raft_node::admission::{Admission, Standing, Verdict};
+//! use raft_node::admission::{Admission, Standing, Vantage, Verdict};
 //! use raft_proto::{Boot, ClusterId, Hello, Incarnation, Member, Membership, NodeId, Refusal};
 //!
 //! let member = Member { incarnation: Some(Incarnation(2)), address: "127.0.0.1:7002".into() };
 //! let membership = Membership::of_voters([(NodeId(2), member)]);
 //! let cluster = ClusterId([1; 16]);
-//! let standing = Standing::Formed { cluster, membership: &membership };
+//! let standing = Standing::Formed { cluster, membership: &membership, vantage: Vantage::Voter };
 //!
 //! let mut admission = Admission::new(NodeId(1), None)?;
 //! let hello = Hello {
@@ -96,7 +100,33 @@ pub enum Standing<'a> {
         cluster: ClusterId,
         /// The newest membership in this node's log.
         membership: &'a Membership,
+        /// Whether this node is one of its voters.
+        vantage: Vantage,
     },
+}
+
+/// From where a node looks at its membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vantage {
+    /// As one of the voters: it counts what peers answer, so it must know who they are.
+    Voter,
+    /// As anybody else (a learner, a node that has only just joined, a removed one): it counts
+    /// nothing, and only listens. Its membership may be ancient.
+    Onlooker,
+}
+
+impl Vantage {
+    /// That of this life of a node.
+    #[must_use]
+    pub fn of(membership: &Membership, node: NodeId, incarnation: Incarnation) -> Self {
+        let member = membership.members.get(&node);
+        let is_named = member.is_some_and(|m| m.incarnation.is_none_or(|own| own == incarnation));
+        if is_named && membership.is_voter(node) {
+            Self::Voter
+        } else {
+            Self::Onlooker
+        }
+    }
 }
 
 /// What to answer to a hello.
@@ -276,9 +306,13 @@ fn standing_refusal(hello: &Hello, standing: Standing<'_>) -> Option<Refusal> {
         Standing::Formed {
             cluster,
             membership,
+            vantage,
         } => {
             if hello.cluster.is_some_and(|theirs| theirs != cluster) {
                 return Some(Refusal::WrongCluster { cluster });
+            }
+            if vantage == Vantage::Onlooker && hello.cluster.is_some() {
+                return None;
             }
             match membership.members.get(&hello.node) {
                 Some(member) => member

@@ -19,6 +19,24 @@ pub enum ApplyOn {
     NodeThread,
 }
 
+/// What a node does while its data directory belongs to no cluster. Once it does, that is where it
+/// goes on, however it is started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartKind {
+    /// Forms a new cluster.
+    Form {
+        /// The voters that it starts with: id and `host:port` of each, this node included. The
+        /// same on all of them.
+        initial_voters: Vec<(NodeId, String)>,
+    },
+    /// Waits for a cluster that exists to add it: its members dial the address that they were
+    /// given.
+    Join {
+        /// Nodes to dial besides; may be empty.
+        peers: Vec<(NodeId, String)>,
+    },
+}
+
 /// Configuration of a node.
 #[derive(Clone, Debug)]
 pub struct RaftConfig {
@@ -28,9 +46,8 @@ pub struct RaftConfig {
     pub limits: DriverLimits,
     /// Options of the log.
     pub log: LogOptions,
-    /// The voters that a new cluster starts with: id and `host:port` of each, this node included.
-    /// The same on all of them; ignored once the node belongs to a cluster.
-    pub initial_voters: Vec<(NodeId, String)>,
+    /// Whether it forms a cluster or joins one.
+    pub start: StartKind,
     /// Where the applier runs.
     pub apply_on: ApplyOn,
     /// Most notices that wait for the node's main thread.
@@ -40,17 +57,26 @@ pub struct RaftConfig {
 }
 
 impl RaftConfig {
-    /// Defaults for node `id` of a group with these initial voters.
+    /// Defaults for node `id` of a new group with these initial voters.
     #[must_use]
     pub fn new(id: NodeId, initial_voters: Vec<(NodeId, String)>) -> Self {
         Self {
             core: raft_core::Config::new(id),
             limits: DriverLimits::default(),
             log: LogOptions::default(),
-            initial_voters,
+            start: StartKind::Form { initial_voters },
             apply_on: ApplyOn::default(),
             max_inbox_notices: 1 << 16,
             max_inbox_request_bytes: 64 << 20,
+        }
+    }
+
+    /// Defaults for node `id` that joins a group that exists.
+    #[must_use]
+    pub fn joining(id: NodeId) -> Self {
+        Self {
+            start: StartKind::Join { peers: Vec::new() },
+            ..Self::new(id, Vec::new())
         }
     }
 

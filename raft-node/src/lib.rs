@@ -77,7 +77,7 @@ mod runtime;
 mod state;
 mod transport;
 
-pub use config::{ApplyOn, Parts, RaftConfig, StartError};
+pub use config::{ApplyOn, Parts, RaftConfig, StartError, StartKind};
 pub use driver::{PeerStatus, ReadConsistency, Status};
 pub use error::{FatalError, LeaderHint, ProposeError, ReadError, TransferError};
 pub use handle::{Proposal, Raft};

@@ -7,7 +7,7 @@ use raft_log::DataDir;
 use raft_proto::{Boot, ClusterId, Hello, Incarnation, Membership, Message, NodeId, Refusal};
 use thiserror::Error;
 
-use crate::admission::{Admission, Standing, Verdict, explain};
+use crate::admission::{Admission, Standing, Vantage, Verdict, explain};
 use crate::driver::Input;
 use crate::error::FatalError;
 use crate::formation::InitialVoters;
@@ -32,7 +32,7 @@ enum OwnStanding {
 }
 
 impl OwnStanding {
-    fn borrowed(&self) -> Standing<'_> {
+    fn borrowed(&self, node: NodeId, incarnation: Incarnation) -> Standing<'_> {
         match self {
             Self::Forming(voters) => Standing::Forming(voters),
             Self::Joining => Standing::Joining,
@@ -42,6 +42,7 @@ impl OwnStanding {
             } => Standing::Formed {
                 cluster: *cluster,
                 membership,
+                vantage: Vantage::of(membership, node, incarnation),
             },
         }
     }
@@ -65,6 +66,8 @@ struct Inner {
     door: Mutex<Door>,
     /// The latest hello that was admitted from each peer.
     hellos: Mutex<BTreeMap<NodeId, Hello>>,
+    /// Whose boot of which life is at the other end of each connection.
+    connected: Mutex<BTreeMap<NodeId, (Incarnation, Boot)>>,
 }
 
 /// A node's end for its transport. Cheap to clone.
@@ -89,6 +92,7 @@ impl Link {
                 directory: Some(directory),
             }),
             hellos: Mutex::default(),
+            connected: Mutex::default(),
         })))
     }
 
@@ -144,7 +148,7 @@ impl Link {
         };
         let verdict = {
             let standing = lock(&self.0.standing);
-            let standing = standing.borrowed();
+            let standing = standing.borrowed(self.0.node, self.0.incarnation);
             door.admission.admit(hello.node, hello, standing)
         };
         match verdict {
@@ -181,14 +185,33 @@ impl Link {
         self.0.inbox.push_message(input).map_err(|_| NotDelivered)
     }
 
-    /// A peer that was admitted is connected. Does not block.
-    pub fn peer_up(&self, peer: NodeId, boot: Boot) {
-        let input = Input::PeerUp { peer, boot };
+    /// A peer that was admitted is connected: this boot of this life of its data directory. Does
+    /// not block.
+    pub fn peer_up(&self, peer: NodeId, incarnation: Incarnation, boot: Boot) {
+        lock(&self.0.connected).insert(peer, (incarnation, boot));
+        self.push_peer_up(peer, incarnation, boot);
+    }
+
+    fn push_peer_up(&self, peer: NodeId, incarnation: Incarnation, boot: Boot) {
+        let input = Input::PeerUp {
+            peer,
+            incarnation,
+            boot,
+        };
         self.0.inbox.push_notice(Notice::Input(input));
+    }
+
+    /// Tells again who is connected: what came in while nobody listened was dropped.
+    pub(crate) fn repeat_peers(&self) {
+        let connected = lock(&self.0.connected).clone();
+        for (peer, (incarnation, boot)) in connected {
+            self.push_peer_up(peer, incarnation, boot);
+        }
     }
 
     /// A peer's connection is gone. Does not block.
     pub fn peer_down(&self, peer: NodeId) {
+        lock(&self.0.connected).remove(&peer);
         let input = Input::PeerDown { peer };
         self.0.inbox.push_notice(Notice::Input(input));
     }

@@ -140,8 +140,8 @@ impl MemoryNetwork {
             if is_wanted && is_current(a, &link_a) && is_current(b, &link_b) {
                 shared.connected.insert((a, b));
                 drop(shared);
-                link_a.peer_up(b, link_b.boot());
-                link_b.peer_up(a, link_a.boot());
+                link_a.peer_up(b, link_b.incarnation(), link_b.boot());
+                link_b.peer_up(a, link_a.incarnation(), link_a.boot());
             }
         }
     }

@@ -9,7 +9,7 @@ use raft_net::{
     ClientHandler, LocalIdentity, NetConfig, NetLimits, NetTiming, PeerHandler, QuicTransport,
     StatsReader, TlsIdentity,
 };
-use raft_proto::{Boot, ClusterId, GroupId, Hello, Message, NodeId, Refusal};
+use raft_proto::{Boot, ClusterId, GroupId, Hello, Incarnation, Message, NodeId, Refusal};
 
 use crate::link::Link;
 use crate::transport::{SendError, Transport, TransportBuilder};
@@ -85,8 +85,8 @@ impl PeerHandler for LinkHandler {
         }
     }
 
-    fn on_peer_up(&self, peer: NodeId, boot: Boot) {
-        self.0.peer_up(peer, boot);
+    fn on_peer_up(&self, peer: NodeId, incarnation: Incarnation, boot: Boot) {
+        self.0.peer_up(peer, incarnation, boot);
     }
 
     fn on_peer_down(&self, peer: NodeId) {

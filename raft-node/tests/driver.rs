@@ -128,7 +128,7 @@ impl Node {
                 Output::Send { to, message, .. } => self.sent.push((to, message)),
                 Output::Apply(batch) => self.batches.push(batch),
                 Output::ReadLog(request) => self.reads.push(request),
-                Output::Peers(_) => {}
+                Output::Peers { .. } => {}
             }
         }
     }

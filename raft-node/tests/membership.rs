@@ -4,7 +4,9 @@
     reason = "in test helpers too, a panic is the failure"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,27 +14,34 @@ use raft_core::Role;
 use raft_log::{DataDir, LogOptions, vfs::RealVfs};
 use raft_node::{
     Applied, ChangeError, ChangeSafety, MembershipChange, MemoryNetwork, NodeState, Parts, Raft,
-    RaftConfig, StateMachine,
+    RaftConfig, ReadConsistency, StateMachine, Status,
 };
 use raft_proto::{Member, Membership, NodeId, Promotion};
 use tempfile::TempDir;
 
+/// Between two looks at something that takes a while.
+const POLL: Duration = Duration::from_millis(2);
 /// Generous: it only ends a test that hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Remembers every command once, in order, separated by a space.
+/// Takes each command once, however often it is proposed, and remembers them in order.
 #[derive(Default)]
-struct Journal(Vec<u8>);
+struct Journal {
+    text: Vec<u8>,
+    seen: BTreeSet<Bytes>,
+}
 
 impl StateMachine for Journal {
     fn apply(&mut self, applied: Applied<'_>) -> Bytes {
-        self.0.extend_from_slice(applied.command);
-        self.0.push(b' ');
-        Bytes::copy_from_slice(applied.command)
+        if self.seen.insert(applied.command.clone()) {
+            self.text.extend_from_slice(applied.command);
+            self.text.push(b' ');
+        }
+        applied.command.clone()
     }
 
     fn query(&mut self, _query: &Bytes) -> Bytes {
-        Bytes::copy_from_slice(&self.0)
+        Bytes::copy_from_slice(&self.text)
     }
 }
 
@@ -81,6 +90,70 @@ impl Group {
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Starts a node that waits to be added.
+    fn join(&mut self, id: u64) {
+        self.boot(id, RaftConfig::joining(NodeId(id)));
+    }
+
+    async fn shut_down(&mut self, id: u64) {
+        self.nodes.remove(&id).unwrap().shutdown().await.unwrap();
+    }
+
+    fn wipe(&self, id: u64) {
+        std::fs::remove_dir_all(self.home.path().join(id.to_string())).unwrap();
+    }
+
+    async fn status(&self, id: u64) -> Status {
+        loop {
+            match self.nodes[&id].status().await {
+                Some(status) => return status,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    }
+
+    /// Waits until the node's status is as wanted.
+    async fn reaches(&self, id: u64, wanted: impl Fn(&Status) -> bool) -> Status {
+        loop {
+            let status = self.status(id).await;
+            if wanted(&status) {
+                return status;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Proposes at whoever leads, again until it is applied.
+    async fn write(&self, command: &str) {
+        loop {
+            let leader = &self.nodes[&self.leader().await];
+            let command = Bytes::copy_from_slice(command.as_bytes());
+            if let Ok(proposal) = leader.propose(command.clone()).await
+                && let Ok(reply) = proposal.outcome().await
+            {
+                return assert_eq!(reply, command);
+            }
+        }
+    }
+
+    /// What a node's own state holds, once it holds what is committed now.
+    async fn journal(&self, id: u64) -> String {
+        loop {
+            let read = self.nodes[&id].read(Bytes::new(), ReadConsistency::Linearizable);
+            if let Ok(answer) = read.await {
+                return String::from_utf8(answer.to_vec()).unwrap();
+            }
+        }
+    }
+
+    /// Adds a node and waits until it votes.
+    async fn admit(&self, id: u64) {
+        self.change(&[add(id, Promotion::Auto)]).await.unwrap();
+        let is_voter = |status: &Status| status.membership.voters.contains(&NodeId(id));
+        let leader = self.leader().await;
+        self.reaches(leader, is_voter).await;
     }
 
     /// Asks whoever leads, again while it is only busy.
@@ -231,4 +304,174 @@ fn a_removal_that_would_stop_the_cluster_needs_force() {
         assert_eq!(voters(&group.change(&dead).await.unwrap()).len(), 2);
         group.stop().await;
     });
+}
+
+#[test]
+fn a_node_that_joins_waits_by_name_then_has_everything_and_votes() {
+    run(async {
+        let mut group = Group::start(1).await;
+        group.write("early").await;
+        group.join(2);
+        let waiting = group.nodes[&2]
+            .wait_for(|state| match state {
+                NodeState::Forming { waiting_for } => waiting_for
+                    .iter()
+                    .any(|what| what.contains("member add 2=")),
+                NodeState::Running { .. } | NodeState::Stopped(_) => true,
+            })
+            .await;
+        assert!(matches!(waiting, NodeState::Forming { .. }), "{waiting:?}");
+        group.admit(2).await;
+        group.write("late").await;
+        assert_eq!(group.journal(2).await, "early late ");
+        let member = group.status(1).await.membership.members[&NodeId(2)].clone();
+        assert!(member.incarnation.is_some(), "a voter is bound");
+        // It needs nobody's address after a restart.
+        group.shut_down(2).await;
+        group.join(2);
+        group.write("again").await;
+        assert_eq!(group.journal(2).await, "early late again ");
+        group.stop().await;
+    });
+}
+
+#[test]
+fn a_learner_stays_one_until_it_is_promoted() {
+    run(async {
+        let mut group = Group::start(1).await;
+        group.join(2);
+        group.change(&[add(2, Promotion::Manual)]).await.unwrap();
+        group.write("a").await;
+        assert_eq!(group.journal(2).await, "a ");
+        group.shut_down(2).await;
+        // A learner that is down holds up nothing.
+        group.write("b").await;
+        group.join(2);
+        assert_eq!(group.journal(2).await, "a b ");
+        let promotion = [MembershipChange::Promote(NodeId(2))];
+        let learner = group.status(2).await;
+        assert_eq!(learner.role, Role::Follower);
+        assert!(learner.membership.learners.contains_key(&NodeId(2)));
+        let promoted = loop {
+            match group.change(&promotion).await {
+                Err(ChangeError::Lagging(_)) => tokio::time::sleep(POLL).await,
+                outcome => break outcome.unwrap(),
+            }
+        };
+        assert_eq!(voters(&promoted), [1, 2]);
+        group.stop().await;
+    });
+}
+
+#[test]
+fn a_removed_node_says_so_and_disturbs_nobody() {
+    run(async {
+        let mut group = Group::start(3).await;
+        let leader = group.leader().await;
+        let removed = (leader % 3) + 1;
+        let term = group.status(leader).await.term;
+        let removal = [MembershipChange::Remove(NodeId(removed))];
+        group.change(&removal).await.unwrap();
+        group.reaches(removed, |status| status.is_removed).await;
+        // Also when it is started again, and knows nothing but its old log.
+        group.shut_down(removed).await;
+        group.boot(removed, RaftConfig::new(NodeId(removed), Vec::new()));
+        group.reaches(removed, |status| status.is_removed).await;
+        group.write("x").await;
+        let now = group.status(leader).await;
+        assert_eq!((now.role, now.term), (Role::Leader, term));
+        group.stop().await;
+    });
+}
+
+#[test]
+fn a_wiped_node_comes_back_under_its_id_once_it_is_added_again() {
+    run(async {
+        let mut group = Group::start(3).await;
+        group.write("a").await;
+        let leader = group.leader().await;
+        let wiped = (leader % 3) + 1;
+        group.shut_down(wiped).await;
+        group.wipe(wiped);
+        let removal = [MembershipChange::Remove(NodeId(wiped))];
+        group.change(&removal).await.unwrap();
+        group.join(wiped);
+        group.admit(wiped).await;
+        assert_eq!(group.journal(wiped).await, "a ");
+        group.stop().await;
+    });
+}
+
+#[test]
+fn all_nodes_are_replaced_one_by_one_under_load() {
+    run(async {
+        let mut group = Group::start(3).await;
+        let written = Arc::new(AtomicU64::new(0));
+        let known: Arc<Mutex<Vec<Raft>>> = Arc::default();
+        let share = |group: &Group| group.nodes.values().cloned().collect();
+        *known.lock().unwrap() = share(&group);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let clients: Vec<_> = (0..3)
+            .map(|client| {
+                let (known, written) = (Arc::clone(&known), Arc::clone(&written));
+                let is_over = Arc::clone(&is_over);
+                tokio::spawn(async move {
+                    let mut count = 0;
+                    while !is_over.load(Ordering::Relaxed) {
+                        write_anywhere(&known, &format!("{client}.{count}")).await;
+                        count += 1;
+                        written.fetch_add(1, Ordering::Relaxed);
+                    }
+                    count
+                })
+            })
+            .collect();
+        for (old, new) in [(1, 4), (2, 5), (3, 6)] {
+            let before = written.load(Ordering::Relaxed);
+            group.join(new);
+            *known.lock().unwrap() = share(&group);
+            group.admit(new).await;
+            group
+                .change(&[MembershipChange::Remove(NodeId(old))])
+                .await
+                .unwrap();
+            group.shut_down(old).await;
+            *known.lock().unwrap() = share(&group);
+            while written.load(Ordering::Relaxed) == before {
+                tokio::task::yield_now().await;
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        let mut expected = BTreeSet::new();
+        for (client, task) in clients.into_iter().enumerate() {
+            let count: u64 = task.await.unwrap();
+            expected.extend((0..count).map(|n| format!("{client}.{n}")));
+        }
+        for id in 4..=6 {
+            let journal = group.journal(id).await;
+            let lines: Vec<&str> = journal.split_whitespace().collect();
+            let found: BTreeSet<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+            assert_eq!(found.len(), lines.len(), "nothing is there twice");
+            assert_eq!(found, expected);
+        }
+        let status = group.status(4).await;
+        assert_eq!(voters(&status.membership), [4, 5, 6]);
+        group.stop().await;
+    });
+}
+
+/// Proposes at one node after the other until one of them has applied it.
+async fn write_anywhere(known: &Mutex<Vec<Raft>>, command: &str) {
+    loop {
+        let nodes = known.lock().unwrap().clone();
+        for node in nodes {
+            let command = Bytes::copy_from_slice(command.as_bytes());
+            if let Ok(proposal) = node.propose(command).await
+                && proposal.outcome().await.is_ok()
+            {
+                return;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
 }

@@ -141,7 +141,7 @@ impl PeerHandler for Recorder {
         let _ = self.events.send(Event::Message(from, uncounted, message));
     }
 
-    fn on_peer_up(&self, peer: NodeId, boot: Boot) {
+    fn on_peer_up(&self, peer: NodeId, _incarnation: Incarnation, boot: Boot) {
         let _ = self.events.send(Event::Up(peer, boot));
     }
 

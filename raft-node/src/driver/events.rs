@@ -4,7 +4,7 @@ use raft_core::{Event, IndexRange, ProposalOutcome, ReadId, Time, TransferOutcom
 use raft_proto::{LogPosition, NodeId, Term};
 
 use super::Driver;
-use super::io::Output;
+use super::peers::peers_of;
 use crate::error::{ProposeError, ReadError, TransferError};
 
 impl Driver {
@@ -20,8 +20,7 @@ impl Driver {
                 Event::ReadFailed { id, reason: _ } => self.fail_read(id),
                 Event::TransferEnded { to, outcome } => self.end_transfer(to, outcome),
                 Event::MembershipChanged { .. } => {
-                    let membership = self.core.membership().clone();
-                    self.outputs.push_back(Output::Peers(membership));
+                    self.outputs.push_back(peers_of(&self.core));
                 }
                 Event::RoleChanged { role, term } => {
                     self.measure.role_changed(role);

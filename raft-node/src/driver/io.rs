@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft_core::{AppendOrder, MembershipChange, PersistId};
 use raft_log::LogWrite;
-use raft_proto::{Boot, Entry, LogIndex, Membership, Message, NodeId};
+use raft_proto::{Boot, Entry, Incarnation, LogIndex, Membership, Message, NodeId};
 
 use super::apply::ApplyBatch;
 use super::membership::ChangeWaiter;
@@ -71,6 +71,8 @@ pub enum Input {
     PeerUp {
         /// The peer.
         peer: NodeId,
+        /// The life of its data directory.
+        incarnation: Incarnation,
         /// Its current boot.
         boot: Boot,
     },
@@ -196,8 +198,15 @@ pub enum Output {
     Apply(ApplyBatch),
     /// Read entries from the log, then say [`Input::LogRead`].
     ReadLog(LogReadRequest),
-    /// The membership changed: connect to these peers (this node excluded).
-    Peers(Membership),
+    /// The membership changed: stay connected with its members (this node excluded).
+    Peers {
+        /// The membership in force.
+        membership: Membership,
+        /// Members of the one before, with their addresses, as long as this one is not known to be
+        /// committed: stay connected with them, too. A leader that leaves needs the answers of the
+        /// others, and a member that leaves is to learn of it.
+        leaving: Vec<(NodeId, String)>,
+    },
 }
 
 /// Why entries are read back from the log.

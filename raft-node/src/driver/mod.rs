@@ -16,6 +16,7 @@ mod events;
 mod io;
 mod measure;
 mod membership;
+mod peers;
 mod proposals;
 mod reads;
 mod status;
@@ -45,6 +46,7 @@ use self::apply::ApplyQueue;
 use self::disk::DiskWatch;
 use self::measure::Measure;
 use self::membership::Changes;
+use self::peers::{Peers, peers_of};
 use self::proposals::Proposals;
 use self::reads::Reads;
 use crate::error::{LeaderHint, ReadError, TransferError};
@@ -61,6 +63,7 @@ pub struct Driver {
     measure: Measure,
     transfer: Option<TransferWaiter>,
     changes: Changes,
+    peers: Peers,
     outputs: VecDeque<Output>,
     limits: DriverLimits,
     next_message: u64,
@@ -70,7 +73,7 @@ impl Driver {
     /// Wraps a core whose state machine has applied everything up to `applied`.
     #[must_use]
     pub fn new(core: RaftCore, limits: DriverLimits, applied: LogIndex) -> Self {
-        let peers = Output::Peers(core.membership().clone());
+        let peers = peers_of(&core);
         let longest = Duration::from_millis(core.config().election_timeout_ms_max);
         let disk_patience = limits.disk_stall_timeout.unwrap_or(longest * 2);
         Self {
@@ -82,6 +85,7 @@ impl Driver {
             measure: Measure::default(),
             transfer: None,
             changes: Changes::default(),
+            peers: Peers::default(),
             outputs: VecDeque::from([peers]),
             next_message: 0,
             core,
@@ -109,8 +113,12 @@ impl Driver {
                 uncounted,
                 message,
             } => self.handle_message(now, from, uncounted, message),
-            Input::PeerUp { peer, boot } => self.core.handle_peer_up(now, peer, boot),
-            Input::PeerDown { peer } => self.core.handle_peer_down(now, peer),
+            Input::PeerUp {
+                peer,
+                incarnation,
+                boot,
+            } => self.peer_up(now, peer, incarnation, boot),
+            Input::PeerDown { peer } => self.peer_down(now, peer),
             Input::Propose { command, waiter } => self.propose(now, command, waiter),
             Input::Read {
                 query,
@@ -182,6 +190,7 @@ impl Driver {
     /// one confirmation round.
     pub fn flush(&mut self, now: Time) {
         self.confirm_reads(now);
+        self.tend_members(now);
         self.take_persists(now, None);
         self.take_transmits(now);
         self.take_commits();
@@ -210,6 +219,9 @@ impl Driver {
     }
 
     fn handle_message(&mut self, now: Time, from: NodeId, uncounted: bool, message: Message) {
+        if !self.is_for_core(now, from, &message) {
+            return;
+        }
         self.next_message += 1;
         let id = MessageId(self.next_message);
         self.core.handle_message(now, from, uncounted, id, &message);

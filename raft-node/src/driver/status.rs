@@ -28,6 +28,9 @@ pub struct Status {
     pub log_bytes: u64,
     /// The members in force.
     pub membership: Membership,
+    /// Whether it is known to be no member (any more): it waits to be added again, or to be
+    /// stopped.
+    pub is_removed: bool,
     /// Whether it takes part in nothing that is counted.
     pub is_uncounted: bool,
     /// The leader's view of the other members; empty on other nodes.
@@ -72,6 +75,7 @@ impl Status {
             snapshot_index,
             log_bytes,
             membership: core.membership().clone(),
+            is_removed: core.is_removed(),
             is_uncounted: core.is_uncounted(),
             peers: peers.collect(),
         }

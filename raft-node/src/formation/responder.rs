@@ -9,7 +9,7 @@ use raft_proto::{
 use super::error::FormationError;
 use super::record::{FirstEntry, FirstEntryError, LogState, Record, RecordError};
 use super::voters::InitialVoters;
-use crate::admission::{Admission, Standing};
+use crate::admission::{Admission, Standing, Vantage};
 
 /// Keeps the first entry's payload (the log may have compacted it) and answers by it.
 ///
@@ -118,6 +118,8 @@ impl FormedResponder {
             let standing = Standing::Formed {
                 cluster,
                 membership: current,
+                // The peer belongs to no cluster, so it is named or a stranger for everybody.
+                vantage: Vantage::Voter,
             };
             // Admitted before this node knew whom its cluster names: it is told now.
             let refusal = Admission::recheck(peer, standing);

@@ -33,7 +33,7 @@ impl Formation {
                 None => vec![self.gathering(voters, promises.current.is_some())],
             },
             (Stage::Joining, _) => vec![format!(
-                "a cluster to add this node: run `raft-kv member add {}=ADDRESS` there",
+                "a member of the cluster to contact it; run `raft-kv member add {}=ADDRESS` at the cluster if that was not done",
                 self.local.node.0
             )],
             (Stage::Abandoned { unreleased, .. }, Start::Form(voters)) => {

@@ -12,6 +12,7 @@ use tokio::time::sleep_until;
 
 use super::Life;
 use super::node_thread::Clock;
+use crate::config::StartKind;
 use crate::driver::Input;
 use crate::error::FatalError;
 use crate::formation::{Event, Formation, FormedResponder, InitialVoters, Local, Start};
@@ -45,15 +46,23 @@ impl Life {
             return Ok(Some(responder));
         }
         let node = self.config.core.id;
-        let voters = self.config.initial_voters.clone();
-        let voters = InitialVoters::new(node, voters).map_err(formation_error)?;
-        link.set_forming(voters.clone());
-        transport.set_peers(&others(node, voters.as_slice()));
+        let start = match &self.config.start {
+            StartKind::Form { initial_voters } => {
+                let voters = InitialVoters::new(node, initial_voters.clone());
+                let voters = voters.map_err(formation_error)?;
+                link.set_forming(voters.clone());
+                transport.set_peers(&others(node, voters.as_slice()));
+                Start::Form(voters)
+            }
+            StartKind::Join { peers } => {
+                transport.set_peers(&others(node, peers));
+                Start::Join
+            }
+        };
         let local = Local {
             node,
             incarnation: link.incarnation(),
         };
-        let start = Start::Form(voters);
         let mut formation = Formation::new(local, start, stored.as_deref(), clock.now())
             .map_err(formation_error)?;
         loop {
@@ -63,7 +72,7 @@ impl Life {
             self.state.send_replace(NodeState::Forming {
                 waiting_for: formation.waiting_for(),
             });
-            if self.hear(clock, &mut formation, link).await?.is_stopping() {
+            if self.hear(clock, &mut formation).await?.is_stopping() {
                 return Ok(None);
             }
         }
@@ -110,12 +119,7 @@ impl Life {
     }
 
     /// Waits for something to happen, and tells the formation.
-    async fn hear(
-        &self,
-        clock: Clock,
-        formation: &mut Formation,
-        link: &Link,
-    ) -> Result<Heard, FatalError> {
+    async fn hear(&self, clock: Clock, formation: &mut Formation) -> Result<Heard, FatalError> {
         let mut notices = Vec::new();
         // The transport's tasks run on this thread, too, however fast requests come in.
         yield_now().await;
@@ -138,11 +142,9 @@ impl Life {
                 Notice::Input(Input::Message { from, message, .. }) => {
                     formation.handle_message(now, from, &message);
                 }
-                Notice::Input(Input::PeerUp { peer, .. }) => {
-                    if let Some(hello) = link.hello_of(peer) {
-                        formation.handle_peer_up(peer, hello.incarnation);
-                    }
-                }
+                Notice::Input(Input::PeerUp {
+                    peer, incarnation, ..
+                }) => formation.handle_peer_up(peer, incarnation),
                 Notice::Input(Input::PeerDown { peer }) => formation.handle_peer_down(peer),
                 // Dropping a request tells its waiter that nothing comes of it.
                 Notice::Input(input) => input.refuse(),

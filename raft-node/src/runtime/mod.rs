@@ -23,7 +23,7 @@ use self::forming::{blocking, formation_error};
 use self::greeting::Greeter;
 use self::log_writer::LogWriter;
 use self::node_thread::{ApplierHandle, Clock, NodeThread};
-use crate::config::{ApplyOn, Parts, RaftConfig, StartError};
+use crate::config::{ApplyOn, Parts, RaftConfig, StartError, StartKind};
 use crate::driver::Driver;
 use crate::error::FatalError;
 use crate::formation::{FormedResponder, InitialVoters};
@@ -143,7 +143,11 @@ impl Life {
         let cluster = responder.cluster();
         let (log, recovered) = self.open_log(cluster).await?;
         let snapshot = recovered.snapshot.map_or(LogIndex::ZERO, |last| last.index);
-        let core = RaftCore::new(self.config.core.clone(), recovered, clock.now())
+        let config = raft_core::Config {
+            incarnation: Some(link.incarnation()),
+            ..self.config.core.clone()
+        };
+        let core = RaftCore::new(config, recovered, clock.now())
             .map_err(|error| FatalError::Core(error.to_string()))?;
         self.check_voters(&responder, &core)?;
 
@@ -154,6 +158,7 @@ impl Life {
         };
         greeter.set_membership(core.membership());
         greeter.hand_out_to_all(transport.as_ref());
+        link.repeat_peers();
         let mut workers = Vec::new();
         let started = self.start_workers(log, machine, &mut workers);
         let outcome = match started {
@@ -176,6 +181,10 @@ impl Life {
                     writer,
                     reader,
                     applier,
+                    join_peers: match &self.config.start {
+                        StartKind::Form { .. } => Vec::new(),
+                        StartKind::Join { peers } => peers.clone(),
+                    },
                 };
                 node.run().await
             }
@@ -264,11 +273,12 @@ impl Life {
 
     /// A formed node may be started with the voters it was formed with, or with today's members.
     fn check_voters(&self, responder: &FormedResponder, core: &RaftCore) -> Result<(), FatalError> {
-        let given = self.config.initial_voters.clone();
-        if given.is_empty() {
-            return Ok(());
-        }
-        let given = InitialVoters::new(self.config.core.id, given).map_err(formation_error)?;
+        let given = match &self.config.start {
+            StartKind::Form { initial_voters } if !initial_voters.is_empty() => initial_voters,
+            StartKind::Form { .. } | StartKind::Join { .. } => return Ok(()),
+        };
+        let given = InitialVoters::new(self.config.core.id, given.clone());
+        let given = given.map_err(formation_error)?;
         let checked = responder.check_restart(&given, core.membership());
         checked.map_err(formation_error)
     }

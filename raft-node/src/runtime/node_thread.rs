@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use raft_core::Time;
-use raft_proto::{Message, NodeId};
+use raft_proto::{Membership, Message, NodeId};
 use tokio::task::yield_now;
 use tokio::time::sleep_until;
 
@@ -62,6 +62,8 @@ pub(super) struct NodeThread {
     pub(super) writer: Sender<WriteJob>,
     pub(super) reader: Sender<LogReadRequest>,
     pub(super) applier: ApplierHandle,
+    /// Whom to dial while the log does not name this node.
+    pub(super) join_peers: Vec<(NodeId, String)>,
 }
 
 /// Whether the node goes on.
@@ -188,6 +190,20 @@ impl NodeThread {
         }
     }
 
+    fn set_peers(&mut self, membership: &Membership, leaving: &[(NodeId, String)]) {
+        self.greeter.set_membership(membership);
+        let node = self.driver.core().id();
+        let members = membership.members.iter();
+        let mut all: Vec<_> = members.map(|(id, m)| (*id, m.address.clone())).collect();
+        all.extend_from_slice(leaving);
+        if !membership.contains(node) {
+            // Its log is too far behind to say who the members are today.
+            let given = self.join_peers.iter();
+            all.extend(given.filter(|(id, _)| !membership.contains(*id)).cloned());
+        }
+        self.transport.set_peers(&others(node, &all));
+    }
+
     fn carry_out(&mut self, now: Time, output: Output) -> Result<(), FatalError> {
         match output {
             Output::Write { id, write } => self
@@ -203,13 +219,10 @@ impl NodeThread {
                 uncounted,
                 message,
             } => self.send(now, to, uncounted, message),
-            Output::Peers(membership) => {
-                self.greeter.set_membership(&membership);
-                let members = membership.members.iter();
-                let all: Vec<_> = members.map(|(id, m)| (*id, m.address.clone())).collect();
-                let node = self.driver.core().id();
-                self.transport.set_peers(&others(node, &all));
-            }
+            Output::Peers {
+                membership,
+                leaving,
+            } => self.set_peers(&membership, &leaving),
             Output::Apply(batch) => match &mut self.applier {
                 ApplierHandle::Thread(batches) => batches
                     .send(batch)

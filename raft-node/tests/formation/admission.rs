@@ -1,6 +1,6 @@
 //! Hellos that are welcome, hellos that are not, and what is remembered of them.
 
-use raft_node::admission::{Admission, MAX_BOOTS, Standing, TableError, Verdict, explain};
+use raft_node::admission::{Admission, MAX_BOOTS, Standing, TableError, Vantage, Verdict, explain};
 use raft_node::formation::InitialVoters;
 use raft_proto::{
     Boot, ClusterId, Hello, Incarnation, Member, Membership, NodeId, Promotion, Refusal,
@@ -50,6 +50,7 @@ fn admit(admission: &mut Admission, hello: &Hello) -> Verdict {
     let standing = Standing::Formed {
         cluster: OURS,
         membership: &membership,
+        vantage: Vantage::Voter,
     };
     admission.admit(hello.node, hello, standing)
 }
@@ -71,6 +72,7 @@ fn the_certificate_decides_who_a_peer_is() {
     let standing = Standing::Formed {
         cluster: OURS,
         membership: &membership,
+        vantage: Vantage::Voter,
     };
     let verdict = admission().admit(n(4), &hello(), standing);
     let certified = n(4);
@@ -262,6 +264,7 @@ fn a_connection_from_before_the_cluster_formed_is_looked_at_again() {
     let standing = Standing::Formed {
         cluster: OURS,
         membership: &membership,
+        vantage: Vantage::Voter,
     };
     assert_eq!(Admission::recheck(&hello(), standing), None);
     let wiped = Hello {

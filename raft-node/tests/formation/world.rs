@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use raft_core::Time;
-use raft_node::admission::{Admission, Standing, Verdict};
+use raft_node::admission::{Admission, Standing, Vantage, Verdict};
 use raft_node::formation::{
     Event, FirstEntry, Formation, FormationError, FormedResponder, InitialVoters, Local, Persist,
     Start,
@@ -263,6 +263,11 @@ impl World {
             (Life::Formed(responder), _) => Standing::Formed {
                 cluster: responder.cluster(),
                 membership: responder.first_entry().membership(),
+                vantage: Vantage::of(
+                    responder.first_entry().membership(),
+                    to,
+                    node.disk.incarnation,
+                ),
             },
             (Life::Forming(_), Start::Form(voters)) => Standing::Forming(voters),
             (Life::Forming(_), Start::Join) => Standing::Joining,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use raft_core::Recovered;
 use raft_node::driver::Input;
-use raft_proto::{Boot, LogIndex, NodeId, Term};
+use raft_proto::{Boot, Incarnation, LogIndex, NodeId, Term};
 
 use super::node::ProcessId;
 use super::{Cluster, CrashKind, Event, PeerNotice, StartFailure};
@@ -16,9 +16,9 @@ use crate::options::{LinkOptions, ProcessOptions};
 #[derive(Default)]
 struct Connection {
     /// What it will know once the notice under way has arrived.
-    wanted: Option<(ProcessId, Boot)>,
+    wanted: Option<(ProcessId, Incarnation, Boot)>,
     /// What it was told.
-    told: Option<(ProcessId, Boot)>,
+    told: Option<(ProcessId, Incarnation, Boot)>,
     generation: u64,
 }
 
@@ -33,7 +33,7 @@ impl Connections {
             .0
             .get(&(observer, peer.node))
             .and_then(|connection| connection.told);
-        told.is_some_and(|(process, _)| process.life > peer.life)
+        told.is_some_and(|(process, ..)| process.life > peer.life)
     }
 }
 
@@ -220,7 +220,9 @@ impl Cluster {
         let observer_id = process.id;
         let is_open = self.network.is_open(observer, peer) && self.network.is_open(peer, observer);
         let reached = self.nodes.get(&peer).and_then(|n| n.process.as_ref());
-        let reached = reached.filter(|_| is_open).map(|p| (p.id, p.boot));
+        let reached = reached
+            .filter(|_| is_open)
+            .map(|p| (p.id, p.incarnation, p.boot));
         let connection = self.connections.0.entry((observer, peer)).or_default();
         if connection.wanted == reached {
             return;
@@ -242,7 +244,7 @@ impl Cluster {
         let notice = PeerNotice {
             observer: observer_id,
             peer,
-            boot: reached.map(|(_, boot)| boot),
+            hello: reached.map(|(_, incarnation, boot)| (incarnation, boot)),
             generation: connection.generation,
         };
         let at = self.now.plus_ns(delay_ns);
@@ -261,8 +263,15 @@ impl Cluster {
             return;
         };
         connection.told = connection.wanted;
-        let (input, what) = match notice.boot {
-            Some(boot) => (Input::PeerUp { peer, boot }, "sees"),
+        let (input, what) = match notice.hello {
+            Some((incarnation, boot)) => {
+                let up = Input::PeerUp {
+                    peer,
+                    incarnation,
+                    boot,
+                };
+                (up, "sees")
+            }
             None => (Input::PeerDown { peer }, "misses"),
         };
         self.record(observer.node, what, "", &[("peer", peer.0)]);

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use raft_core::{Role, Time};
 use raft_node::StateMachine;
 use raft_node::driver::LogReadRequest;
-use raft_proto::{Boot, ClusterId, LogIndex, Member, Membership, NodeId, Term};
+use raft_proto::{Boot, ClusterId, Incarnation, LogIndex, Membership, NodeId, Term};
 
 pub use self::faults::{CrashKind, StartFailure};
 pub use self::observe::AppliedCommand;
@@ -83,8 +83,8 @@ struct Packet {
 struct PeerNotice {
     observer: ProcessId,
     peer: NodeId,
-    /// The peer's boot, or `None` if it is gone.
-    boot: Option<Boot>,
+    /// The peer's life and boot, or `None` if it is gone.
+    hello: Option<(Incarnation, Boot)>,
     /// Of the connection; an older notice is void.
     generation: u64,
 }
@@ -129,24 +129,20 @@ impl Cluster {
         options: ClusterOptions,
         machines: impl Fn(NodeId) -> Box<dyn StateMachine> + 'static,
     ) -> Self {
+        let seed = options.seed;
         let ids: Vec<NodeId> = (1..=options.nodes).map(NodeId).collect();
-        let member = |id: NodeId| Member {
-            incarnation: None,
-            address: format!("{id}.sim:7000"),
-        };
-        let membership = Membership::of_voters(ids.iter().map(|id| (*id, member(*id))));
+        let node = |id: &NodeId| (*id, Node::new(seed, *id, options.process));
+        let nodes: BTreeMap<NodeId, Node> = ids.iter().map(node).collect();
+        let membership =
+            Membership::of_voters(nodes.iter().map(|(id, node)| (*id, node.as_member())));
         let encoded = membership.to_bytes();
         let first_entry = encoded.unwrap_or_else(|error| panic!("no such cluster: {error}"));
-        let seed = options.seed;
         let mut cluster = Self {
             cluster_id: ClusterId::of_first_entry(&first_entry),
             machines: Box::new(machines),
             now: Time::ZERO,
             agenda: Agenda::new(),
-            nodes: ids
-                .iter()
-                .map(|id| (*id, Node::new(seed, *id, options.process)))
-                .collect(),
+            nodes,
             network: Network::new(seed, &ids, options.links),
             connections: Connections::default(),
             clients: Clients::new(seed),

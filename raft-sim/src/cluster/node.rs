@@ -6,7 +6,7 @@ use raft_core::{Config, CoreError, RaftCore, Time};
 use raft_log::{DataDir, LogReader};
 use raft_node::StateMachine;
 use raft_node::driver::{ApplyBatch, Driver, Input};
-use raft_proto::{Boot, ClusterId, LogIndex, NodeId};
+use raft_proto::{Boot, ClusterId, Incarnation, LogIndex, Member, NodeId};
 use thiserror::Error;
 
 use super::faults::Trouble;
@@ -40,6 +40,7 @@ pub(crate) struct Node {
 /// A running node: the real driver, core and log.
 pub(crate) struct Process {
     pub(crate) id: ProcessId,
+    pub(crate) incarnation: Incarnation,
     pub(crate) boot: Boot,
     pub(crate) clock: NodeClock,
     pub(crate) driver: Driver,
@@ -81,6 +82,17 @@ impl Node {
         }
     }
 
+    /// How a membership names it: its address, and the life of its data directory, which is made
+    /// if there is none.
+    pub(crate) fn as_member(&self) -> Member {
+        let incarnation = self.disk.incarnation();
+        let incarnation = incarnation.unwrap_or_else(|error| panic!("{}: {error}", self.id));
+        Member {
+            incarnation: Some(incarnation),
+            address: format!("{}.sim:7000", self.id),
+        }
+    }
+
     /// Starts a process through the full recovery of its log. Returns what was recovered.
     pub(crate) fn start(
         &mut self,
@@ -97,7 +109,7 @@ impl Node {
         } = self.disk.open(cluster, options.log)?;
         self.life += 1;
         self.trouble.dropped_torn = recovered.dropped_torn.is_some();
-        let boot = directory.boot();
+        let (incarnation, boot) = (directory.incarnation(), directory.boot());
         let recovered = raft_core::Recovered {
             hard_state: recovered.hard_state,
             snapshot: recovered.snapshot,
@@ -113,6 +125,7 @@ impl Node {
         let clock = NodeClock::booted(now, options.clock, &mut self.clock_random);
         let config = Config {
             id: self.id,
+            incarnation: Some(incarnation),
             seed: self.random.bits(),
             ..options.core.clone()
         };
@@ -123,6 +136,7 @@ impl Node {
                 node: self.id,
                 life: self.life,
             },
+            incarnation,
             boot,
             clock,
             driver: Driver::new(core, options.limits.clone(), LogIndex::ZERO),

@@ -112,7 +112,7 @@ impl Cluster {
                 self.schedule_after(id, |latencies| latencies.log_read, event);
             }
             // All nodes are connected with each other anyway.
-            Output::Peers(_) => {}
+            Output::Peers { .. } => {}
         }
     }
 

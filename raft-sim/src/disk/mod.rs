@@ -17,7 +17,9 @@ use std::path::Path;
 use raft_log::{
     DataDir, DirError, Log, LogError, LogIdentity, LogOptions, LogWrite, OpenError, Recovered,
 };
-use raft_proto::{ClusterId, Entry, EntryKind, GroupId, HardState, LogIndex, NodeId, Term};
+use raft_proto::{
+    ClusterId, Entry, EntryKind, GroupId, HardState, Incarnation, LogIndex, NodeId, Term,
+};
 use thiserror::Error;
 
 pub use self::faults::{Corruption, PagesAfterFailure};
@@ -139,6 +141,12 @@ impl Disk {
         disk.log.stage(write.clone())?;
         disk.log.sync()?;
         Ok(write)
+    }
+
+    /// The life of the data directory.
+    pub(crate) fn incarnation(&self) -> Result<Incarnation, DiskError> {
+        let directory = DataDir::open(self.vfs.shared(), Path::new(DIRECTORY), self.node)?;
+        Ok(directory.incarnation())
     }
 
     pub(crate) fn open(
