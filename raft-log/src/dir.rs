@@ -57,6 +57,11 @@ pub enum DirError {
         /// The cluster whose directory it is.
         found: ClusterId,
     },
+    /// There is something where a new directory was to be.
+    #[error(
+        "the directory {0} is not empty, and a new data directory must not mix with what is in it; choose another one, or clear it if nothing in it is needed"
+    )]
+    NotEmpty(PathBuf),
     /// Node id 0 is reserved.
     #[error("node id 0 is reserved; choose an id of 1 or more")]
     ZeroNode,
@@ -124,14 +129,7 @@ impl DataDir {
         }
         vfs.create_dir_all(path)
             .map_err(|source| io_error("create directory", path, source))?;
-        let lock_path = path.join(LOCK_NAME);
-        let lock = vfs.lock(&lock_path).map_err(|source| {
-            if source.kind() == io::ErrorKind::WouldBlock {
-                DirError::Locked(path.to_path_buf())
-            } else {
-                io_error("lock", &lock_path, source)
-            }
-        })?;
+        let lock = lock(vfs.as_ref(), path)?;
         let identity = Self::next_boot(vfs.as_ref(), path, node)?;
         let dir = Self {
             vfs,
@@ -139,6 +137,51 @@ impl DataDir {
             identity: Mutex::new(identity),
             lock: Arc::from(lock),
         };
+        dir.write_file(IDENTITY_NAME, &identity.to_bytes())?;
+        Ok(dir)
+    }
+
+    /// Makes a new data directory with an incarnation that the caller has chosen, for one that is
+    /// not to begin empty. Before anything says whose it is, `note` is durable as the record
+    /// `record`: whatever a crash leaves behind, whoever opens the directory finds it.
+    ///
+    /// # Errors
+    /// [`DirError::NotEmpty`] if there are files at `path`; otherwise as [`DataDir::open`].
+    pub fn create(
+        vfs: Arc<dyn Vfs>,
+        path: &Path,
+        (node, incarnation): (NodeId, Incarnation),
+        (record, note): (&str, &[u8]),
+    ) -> Result<Self, DirError> {
+        if node == NodeId(0) {
+            return Err(DirError::ZeroNode);
+        }
+        check_name(record)?;
+        vfs.create_dir_all(path)
+            .map_err(|source| io_error("create directory", path, source))?;
+        let files = vfs.list(path);
+        if !files
+            .map_err(|source| io_error("list", path, source))?
+            .is_empty()
+        {
+            return Err(DirError::NotEmpty(path.to_path_buf()));
+        }
+        let lock = lock(vfs.as_ref(), path)?;
+        let nonce = vfs.random();
+        let nonce = nonce.map_err(|source| io_error("draw random numbers for", path, source))?;
+        let identity = Identity {
+            node,
+            incarnation,
+            cluster: None,
+            boot: Boot { counter: 1, nonce },
+        };
+        let dir = Self {
+            vfs,
+            path: path.to_path_buf(),
+            identity: Mutex::new(identity),
+            lock: Arc::from(lock),
+        };
+        dir.write_record(record, note)?;
         dir.write_file(IDENTITY_NAME, &identity.to_bytes())?;
         Ok(dir)
     }
@@ -355,6 +398,17 @@ impl Identity {
     }
 }
 
+fn lock(vfs: &dyn Vfs, path: &Path) -> Result<Box<dyn LockGuard>, DirError> {
+    let lock_path = path.join(LOCK_NAME);
+    vfs.lock(&lock_path).map_err(|source| {
+        if source.kind() == io::ErrorKind::WouldBlock {
+            DirError::Locked(path.to_path_buf())
+        } else {
+            io_error("lock", &lock_path, source)
+        }
+    })
+}
+
 fn read_identity(vfs: &dyn Vfs, path: &Path) -> Result<Option<Identity>, DirError> {
     let Some(bytes) = read_file(vfs, path, IDENTITY_NAME)? else {
         return Ok(None);
@@ -410,6 +464,38 @@ mod tests {
 
     fn open(vfs: &MemVfs, node: u64) -> Result<DataDir, DirError> {
         DataDir::open(vfs.shared(), Path::new("data"), NodeId(node))
+    }
+
+    #[test]
+    fn a_directory_that_is_created_says_so_before_it_says_whose_it_is() {
+        let made = (NodeId(3), Incarnation(77));
+        let note = ("restore", &b"begun"[..]);
+        let vfs = MemVfs::new(7);
+        let create = |vfs: &MemVfs| DataDir::create(vfs.shared(), Path::new("data"), made, note);
+        assert_eq!(create(&vfs).unwrap().incarnation(), Incarnation(77));
+        assert!(matches!(create(&vfs), Err(DirError::NotEmpty(_))));
+        let again = open(&vfs, 3).unwrap();
+        assert_eq!(
+            (again.incarnation(), again.boot().counter),
+            (Incarnation(77), 2)
+        );
+        let mut seen_identity = 0;
+        for operations in 0..40 {
+            let vfs = MemVfs::new(7);
+            vfs.stop_after(operations);
+            let is_made = create(&vfs).is_ok();
+            for keep in [false, true] {
+                let after = vfs.crash(&mut |_| keep);
+                let has_identity = read_identity(&after, Path::new("data")).unwrap().is_some();
+                let noted = read_file(&after, Path::new("data"), "restore").unwrap();
+                assert!(
+                    noted.is_some() || !has_identity,
+                    "after {operations} operations"
+                );
+                seen_identity += u32::from(has_identity && !is_made);
+            }
+        }
+        assert!(seen_identity > 0, "a crash fell behind the identity");
     }
 
     #[test]

@@ -135,6 +135,9 @@ pub enum FatalError {
     /// The data directory cannot be read or written.
     #[error("the data directory failed: {0}")]
     Directory(Arc<raft_log::DirError>),
+    /// The directory was being restored from a snapshot, and that did not come to its end.
+    #[error("{0}")]
+    UnfinishedRestore(Arc<crate::restore::RestoreError>),
     /// The cluster cannot be formed with this node.
     #[error("{0}")]
     Formation(String),

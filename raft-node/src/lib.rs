@@ -73,6 +73,7 @@ mod memory;
 mod metrics;
 #[cfg(feature = "quic")]
 mod quic;
+pub mod restore;
 mod runtime;
 mod state;
 mod transport;

@@ -127,6 +127,19 @@ impl LogIndex {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Incarnation(pub u64);
 
+impl Incarnation {
+    /// An incarnation that follows from these bytes (the first 8 of their SHA-256 hash), for data
+    /// directories that are made from something else than chance.
+    #[must_use]
+    pub fn derived_from(bytes: &[u8]) -> Self {
+        use sha2::{Digest, Sha256};
+        let digest = Sha256::digest(bytes);
+        let mut first = [0; 8];
+        first.copy_from_slice(&digest[..8]);
+        Self(u64::from_be_bytes(first))
+    }
+}
+
 impl fmt::Debug for Incarnation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Incarnation({self})")
@@ -206,6 +219,12 @@ mod tests {
             assert!(crate::codec::decode_exact::<Term>(&bytes(value)).is_err());
             assert!(crate::codec::decode_exact::<LogIndex>(&bytes(value)).is_err());
         }
+    }
+
+    #[test]
+    fn a_derived_incarnation_is_the_hash_of_its_bytes() {
+        let derived = Incarnation::derived_from(b"abc");
+        assert_eq!(derived.to_string(), "ba7816bf8f01cfea");
     }
 
     #[test]

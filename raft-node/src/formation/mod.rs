@@ -110,6 +110,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+/// Name of the record in the data directory that holds a [`Persist::record`].
+pub const FORMATION_RECORD: &str = "formation";
+
 mod error;
 mod machine;
 mod record;

@@ -44,6 +44,16 @@ impl FormedResponder {
         }
     }
 
+    /// The record of a node whose cluster begins with this membership and whose log exists, for a
+    /// directory that is made from a snapshot.
+    ///
+    /// # Errors
+    /// [`FirstEntryError`] if no cluster may begin like this.
+    pub fn record_of(first_entry: Bytes) -> Result<Bytes, FirstEntryError> {
+        let first_entry = FirstEntry::parse(first_entry)?;
+        Ok(Record::Formed(first_entry, LogState::Created).encode())
+    }
+
     /// The node's cluster.
     #[must_use]
     pub fn cluster(&self) -> ClusterId {

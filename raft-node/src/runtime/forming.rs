@@ -15,14 +15,14 @@ use super::node_thread::Clock;
 use crate::config::StartKind;
 use crate::driver::Input;
 use crate::error::FatalError;
-use crate::formation::{Event, Formation, FormedResponder, InitialVoters, Local, Start};
+use crate::formation::{
+    Event, FORMATION_RECORD, Formation, FormedResponder, InitialVoters, Local, Start,
+};
 use crate::inbox::Notice;
 use crate::link::Link;
+use crate::restore;
 use crate::state::NodeState;
 use crate::transport::Transport;
-
-/// The record in the data directory that says how far forming has come.
-const FORMATION_RECORD: &str = "formation";
 
 /// The cluster's first entry has term 1, so the term of a new cluster is 1 from the start.
 const FIRST: LogPosition = LogPosition {
@@ -39,6 +39,8 @@ impl Life {
         link: &Link,
         transport: &dyn Transport,
     ) -> Result<Option<FormedResponder>, FatalError> {
+        let finished = restore::check_finished(&self.directory);
+        finished.map_err(|error| FatalError::UnfinishedRestore(Arc::new(error)))?;
         let stored = self.directory.read_record(FORMATION_RECORD);
         let stored = stored.map_err(directory_error)?;
         let formed = stored.as_deref().map(FormedResponder::from_record);
