@@ -72,6 +72,7 @@ fn is_damaged_record(error: &DirError) -> bool {
         DirError::Locked(_)
         | DirError::ForeignNode { .. }
         | DirError::ForeignCluster { .. }
+        | DirError::NotEmpty(_)
         | DirError::ZeroNode
         | DirError::RecordName(_)
         | DirError::RecordTooLarge(_)
