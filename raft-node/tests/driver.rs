@@ -365,3 +365,47 @@ fn a_leader_whose_disk_is_full_hands_over_and_loses_nothing() {
     node.apply();
     assert_eq!(waiting.try_recv(), Ok(Ok("waiting".into())));
 }
+
+/// A follower needs entries that left the buffer and, behind them, one that is not durable: a disk
+/// that hangs must not keep it from getting them, or nobody could take over (simulator, seed 46).
+#[test]
+fn an_order_that_spans_evicted_and_unsynced_entries_is_sent() {
+    let limits = DriverLimits {
+        entry_buffer_bytes: 1,
+        ..DriverLimits::default()
+    };
+    let lagging = NodeId(3);
+    let mut node = Node::leader_of_three(limits);
+    let is_probe = |(to, message): &(NodeId, Message)| {
+        *to == lagging && matches!(message, Message::AppendRequest(_))
+    };
+    let (_, probe) = node.sent.iter().find(|sent| is_probe(sent)).unwrap();
+    let Message::AppendRequest(AppendRequest { term, sequence, .. }) = *probe else {
+        panic!("an append");
+    };
+    node.replicate();
+    node.apply();
+    let _stuck = node.propose("stuck");
+    let outcome = AppendOutcome::Rejected {
+        conflict_term: None,
+        conflict_index: LogIndex(1),
+        last_index: LogIndex::ZERO,
+    };
+    let response = AppendResponse {
+        term,
+        sequence,
+        outcome,
+    };
+    node.sent.clear();
+    node.hear(lagging, response);
+    let request = node.reads.pop().unwrap();
+    assert_eq!((request.first, request.last), (LogIndex(1), LogIndex(2)));
+    let entries = node.log[..2].to_vec();
+    node.give(Input::LogRead { request, entries });
+    let (_, append) = node.sent.iter().find(|sent| is_probe(sent)).unwrap();
+    let Message::AppendRequest(AppendRequest { entries, .. }) = append else {
+        panic!("an append");
+    };
+    let indexes: Vec<_> = entries.iter().map(|entry| entry.index.0).collect();
+    assert_eq!(indexes, [1, 2, 3]);
+}

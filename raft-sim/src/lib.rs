@@ -60,6 +60,7 @@
 #![forbid(unsafe_code)]
 
 mod atlas;
+pub mod campaign;
 pub mod checker;
 mod client;
 mod clock;
@@ -70,15 +71,17 @@ mod network;
 mod options;
 mod queue;
 mod random;
+pub mod registers;
 mod trace;
 
 pub use client::{CallError, SimClient};
 pub use cluster::{AppliedCommand, Cluster, CrashKind, Proposed, StartFailure, Ticket};
 pub use disk::{Corruption, PagesAfterFailure};
 pub use marks::{Mark, Tally};
-pub use network::{Direction, Traffic};
+pub use network::{Direction, Shape, Traffic};
 pub use options::{
-    ClockOptions, ClusterOptions, DeliveryOrder, LateReplies, Latency, LinkOptions, ProcessOptions,
+    Capacity, ClockOptions, ClusterOptions, DeliveryOrder, LateReplies, Latency, LinkOptions,
+    ProcessOptions, Replays, Transport,
 };
 pub use raft_core::Time;
 pub use random::{Random, Stream};

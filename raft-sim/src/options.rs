@@ -67,6 +67,38 @@ pub struct LateReplies {
     pub latency: Latency,
 }
 
+/// Messages that arrive again, long after they were sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replays {
+    /// How many, in thousandths of all messages.
+    pub per_mille: u64,
+    /// How late, in addition to the latency of the link.
+    pub latency: Latency,
+}
+
+/// How much a link carries, in one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Bytes of control and append messages in a millisecond.
+    pub bytes_per_ms: u64,
+    /// Bytes of bulk messages in a millisecond; they have a connection of their own.
+    pub bulk_bytes_per_ms: u64,
+    /// Bytes that wait at most; what is sent beyond them is lost.
+    pub queue_bytes: u64,
+}
+
+/// Whether a message can outlive the processes that it was sent between.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// It travels on a connection between two processes, as with QUIC: it reaches no later life of
+    /// its receiver, and a later life of its sender ends the connection.
+    #[default]
+    Connections,
+    /// It reaches whatever process its receiver runs by then, also after a later life of its sender
+    /// was heard of: the core must not depend on connections.
+    Datagrams,
+}
+
 /// What a link does to messages; one direction between two nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkOptions {
@@ -80,6 +112,12 @@ pub struct LinkOptions {
     pub late_replies: Option<LateReplies>,
     /// Whether messages may overtake each other.
     pub order: DeliveryOrder,
+    /// Messages that arrive twice, in thousandths.
+    pub duplicates_per_mille: u64,
+    /// Messages that arrive again much later, if any.
+    pub replays: Option<Replays>,
+    /// How much it carries; `None` is without limit.
+    pub capacity: Option<Capacity>,
 }
 
 impl LinkOptions {
@@ -92,6 +130,9 @@ impl LinkOptions {
             reply_loss_per_mille: 0,
             late_replies: None,
             order: DeliveryOrder::PerClass,
+            duplicates_per_mille: 0,
+            replays: None,
+            capacity: None,
         }
     }
 
@@ -105,6 +146,9 @@ impl LinkOptions {
             reply_loss_per_mille: 100,
             late_replies: None,
             order: DeliveryOrder::None,
+            duplicates_per_mille: 0,
+            replays: None,
+            capacity: None,
         }
     }
 
@@ -166,6 +210,8 @@ pub struct ClusterOptions {
     pub links: LinkOptions,
     /// All links between clients and nodes, to begin with.
     pub client_links: LinkOptions,
+    /// What messages between nodes travel on.
+    pub transport: Transport,
     /// Latencies inside a node.
     pub process: ProcessOptions,
     /// Clocks.
@@ -193,6 +239,7 @@ impl ClusterOptions {
             seed: 0,
             links: LinkOptions::reliable(),
             client_links: LinkOptions::reliable(),
+            transport: Transport::Connections,
             process: ProcessOptions::default(),
             clock: ClockOptions::default(),
             connect: Latency::us(500, 2000),

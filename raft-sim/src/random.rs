@@ -73,12 +73,18 @@ impl Random {
         Self { state }
     }
 
+    /// The generator that follows from these bits.
+    #[must_use]
+    pub fn from_bits(bits: u64) -> Self {
+        let mut mixed = bits;
+        let state = std::array::from_fn(|_| split_mix(&mut mixed));
+        Self { state }
+    }
+
     /// Another generator, which follows from this one and shares nothing with it.
     #[must_use]
     pub fn fork(&mut self) -> Self {
-        let mut mixed = self.bits();
-        let state = std::array::from_fn(|_| split_mix(&mut mixed));
-        Self { state }
+        Self::from_bits(self.bits())
     }
 
     /// 64 random bits.

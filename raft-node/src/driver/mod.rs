@@ -333,7 +333,8 @@ impl Driver {
                     Fill::Found(entries) => self.send_append(order, entries),
                     Fill::Evicted => self.outputs.push_back(Output::ReadLog(LogReadRequest {
                         first: order.previous.index.next(),
-                        last: order.last,
+                        // What is not durable cannot be read, and has not left the buffer.
+                        last: order.last.min(self.core.durable_index()),
                         max_bytes: u64::MAX,
                         purpose: LogReadPurpose::Append(order),
                     })),
@@ -360,13 +361,19 @@ impl Driver {
         self.send(to, order.into_request(entries).into());
     }
 
-    fn handle_log_read(&mut self, now: Time, request: LogReadRequest, entries: Vec<Entry>) {
+    fn handle_log_read(&mut self, now: Time, request: LogReadRequest, mut entries: Vec<Entry>) {
         let order = match request.purpose {
             LogReadPurpose::Apply => return self.apply.supply(entries),
             LogReadPurpose::Append(order) => order,
         };
         // The log may have changed while it was read.
         let is_current = self.core.epoch() == order.epoch && self.core.term() == order.term;
+        while let Some(next) = entries.last().map(|last| last.index.next())
+            && next <= order.last
+            && let Some(entry) = self.buffer.get(next)
+        {
+            entries.push(entry.clone());
+        }
         let is_complete = entries.last().is_some_and(|last| last.index == order.last)
             && entries.len() as u64 == order.last.since(order.previous.index);
         let is_as_ordered = |entry: &Entry| order.term_at(entry.index) == Some(entry.term);

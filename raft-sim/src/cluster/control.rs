@@ -1,6 +1,6 @@
 //! What a scenario does to the world: crashes, restarts, partitions, links.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use raft_core::Recovered;
 use raft_node::driver::Input;
@@ -9,8 +9,9 @@ use raft_proto::{Boot, Incarnation, LogIndex, NodeId, Term};
 use super::node::ProcessId;
 use super::{Cluster, CrashKind, Event, PeerNotice, StartFailure};
 use crate::marks::Mark;
-use crate::network::Traffic;
+use crate::network::{Shape, Traffic};
 use crate::options::{LinkOptions, ProcessOptions};
+use crate::random::Random;
 
 /// What one node knows of its connection to another.
 #[derive(Default)]
@@ -167,9 +168,51 @@ impl Cluster {
         self.refresh_connections();
     }
 
+    /// Opens all links among these nodes, plugs them in, and changes nothing else.
+    pub fn heal_among(&mut self, nodes: &BTreeSet<NodeId>) {
+        self.network.heal_among(nodes);
+        self.record(NodeId(0), "heals a core", "", &[]);
+        self.refresh_connections();
+    }
+
+    /// Closes the links of a partition of this shape, drawn with `random`, and returns them for
+    /// [`Cluster::end_partition`]. Partitions add up.
+    pub fn begin_partition(&mut self, shape: Shape, random: &mut Random) -> Vec<(NodeId, NodeId)> {
+        let closed = shape.closed(&self.node_ids(), random);
+        self.network.block(&closed);
+        self.record(NodeId(0), "parts", shape.name(), &[]);
+        self.refresh_connections();
+        closed
+    }
+
+    /// Opens the links of a partition again, unless another one closes them, too.
+    pub fn end_partition(&mut self, closed: &[(NodeId, NodeId)]) {
+        self.network.unblock(closed);
+        self.record(NodeId(0), "ends a partition", "", &[]);
+        self.refresh_connections();
+    }
+
+    /// Whether messages pass from one node to another.
+    #[must_use]
+    pub fn is_open(&self, from: NodeId, to: NodeId) -> bool {
+        self.network.is_open(from, to)
+    }
+
+    /// Keeps what one node sends to another on its way for so long, and then lets it all arrive.
+    pub fn clog(&mut self, from: NodeId, to: NodeId, ms: u64) {
+        let until = self.now.plus_ms(ms);
+        self.network.clog(from, to, until);
+        self.record(from, "is clogged", "", &[("to", to.0), ("ms", ms)]);
+    }
+
     /// Changes all links, between nodes and to clients.
     pub fn set_links(&mut self, options: LinkOptions) {
         self.network.set_options(options);
+        self.client_link_options = options;
+    }
+
+    /// Changes all links to clients.
+    pub fn set_client_links(&mut self, options: LinkOptions) {
         self.client_link_options = options;
     }
 

@@ -352,6 +352,28 @@ impl Cluster {
         self.agenda.schedule(at, Event::Synced(id));
     }
 
+    /// Keeps every fault that lasts as it is, for good.
+    pub fn freeze(&mut self) {
+        self.is_frozen = true;
+        for node in self.nodes.values_mut() {
+            node.trouble.crash_at_effect = None;
+        }
+        self.record(NodeId(0), "freezes", "", &[]);
+    }
+
+    /// Whether [`Cluster::freeze`] was called.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.is_frozen
+    }
+
+    /// Takes back failures of a node's disk that were ordered and not met yet.
+    pub fn calm_disk(&mut self, node: NodeId) {
+        if let Some(entry) = self.nodes.get(&node) {
+            entry.disk.calm();
+        }
+    }
+
     /// Counts a fault of a kind.
     pub fn count_fault(&mut self, kind: &'static str) {
         self.tally.fault(kind);

@@ -36,6 +36,7 @@ use crate::trace::{Record, Trace, TraceDepth};
 
 type MachineFactory = Box<dyn Fn(NodeId) -> Box<dyn StateMachine>>;
 type Action = Box<dyn FnOnce(&mut Cluster)>;
+type Witness = Box<dyn FnOnce(&Cluster)>;
 
 /// What can happen.
 enum Event {
@@ -116,6 +117,10 @@ pub struct Cluster {
     trace: Trace,
     atlas: FaultAtlas,
     tally: Tally,
+    /// Nothing that was begun is ended any more.
+    is_frozen: bool,
+    /// Looks at the world once more before it goes.
+    witness: Option<Witness>,
     random: Random,
 }
 
@@ -156,6 +161,8 @@ impl Cluster {
             trace: Trace::new(options.trace),
             atlas: FaultAtlas::new(ids.len()),
             tally: Tally::default(),
+            is_frozen: false,
+            witness: None,
             random: Random::stream(seed, Stream::Scenario),
             options,
         };
@@ -368,6 +375,18 @@ impl Cluster {
         self.trace.set_depth(depth);
     }
 
+    /// Lets somebody look at the world once more when it is dropped, instead of printing the latest
+    /// events if that is because of a panic.
+    pub(crate) fn set_witness(&mut self, witness: impl FnOnce(&Self) + 'static) {
+        self.witness = Some(Box::new(witness));
+    }
+
+    /// The longest election timeout of the nodes, in milliseconds.
+    #[must_use]
+    pub fn longest_election_timeout_ms(&self) -> u64 {
+        self.options.core.election_timeout_ms_max
+    }
+
     /// What happened lately, oldest first.
     pub fn recent(&self) -> impl Iterator<Item = &Record> {
         self.trace.recent()
@@ -377,6 +396,9 @@ impl Cluster {
 impl Drop for Cluster {
     /// Whoever finds a failing run needs its seed and how it ended.
     fn drop(&mut self) {
+        if let Some(witness) = self.witness.take() {
+            return witness(self);
+        }
         if std::thread::panicking() {
             self.trace.recent().for_each(|record| eprintln!("{record}"));
             let (seed, ms) = (self.options.seed, self.now.as_ms());

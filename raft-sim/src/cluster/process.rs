@@ -1,5 +1,6 @@
 //! What happens inside a running node: its inbox, driver, log writer and applier.
 
+use bytes::Bytes;
 use raft_log::{LogWrite, ReadError};
 use raft_node::apply_batch;
 use raft_node::driver::{ApplyItem, Input, LogReadPurpose, LogReadRequest, Output};
@@ -11,7 +12,7 @@ use crate::checker::NodeView;
 use crate::disk::Finished;
 use crate::marks::Mark;
 use crate::network::Direction;
-use crate::options::{Latency, ProcessOptions};
+use crate::options::{Latency, ProcessOptions, Transport};
 
 /// Largest frame body that a node takes, in bytes.
 const MAX_BODY_BYTES: u32 = 64 << 20;
@@ -161,8 +162,11 @@ impl Cluster {
         let checked = self.checker.sent(id.node, to, message);
         checked.unwrap_or_else(|violation| panic!("{violation}"));
         let route = ((id.node, to), (Direction::of(message), message.class()));
-        let arrival = self.network.send(self.now, route.0, route.1, frame.len());
-        let what = if arrival.is_some() { "sends" } else { "loses" };
+        let arrivals = self.network.send(self.now, route.0, route.1, frame.len());
+        let what = match arrivals.first {
+            Some(_) => "sends",
+            None => "loses",
+        };
         let numbers = numbers_of(message);
         self.record(
             id.node,
@@ -170,23 +174,53 @@ impl Cluster {
             message.name(),
             &[("to", to.0), numbers[0], numbers[1], numbers[2]],
         );
-        let receiver = self.nodes.get(&to).and_then(|node| node.process.as_ref());
-        if let (Some(at), Some(receiver)) = (arrival, receiver) {
-            let packet = Packet {
-                from: id,
-                to: receiver.id,
-                bytes: frame.to_vec().into(),
-            };
+        let Some(receiver) = self.receiver(to) else {
+            return;
+        };
+        let bytes: Bytes = frame.to_vec().into();
+        for at in arrivals.times() {
+            let bytes = bytes.clone();
+            let (from, to) = (id, receiver);
+            let packet = Packet { from, to, bytes };
             self.agenda.schedule(at, Event::Arrive(packet));
         }
     }
 
-    /// A message arrives: if the receiver is still the same process, and has not met a later one
-    /// of the sender, which replaces the connection. The sender may be dead by now.
+    /// The process that a message sent now is meant for.
+    fn receiver(&self, to: NodeId) -> Option<ProcessId> {
+        let node = self.nodes.get(&to)?;
+        match self.options.transport {
+            Transport::Connections => node.process.as_ref().map(|process| process.id),
+            Transport::Datagrams => Some(ProcessId {
+                node: to,
+                life: node.life,
+            }),
+        }
+    }
+
+    /// The process that a message reaches: one that still runs and has not met a later process of
+    /// the sender, which replaces the connection; or, without connections, any.
+    fn reached(&mut self, packet: &Packet) -> Option<ProcessId> {
+        match self.options.transport {
+            Transport::Connections => {
+                let is_replaced = self.connections.has_met_later(packet.to.node, packet.from);
+                self.process(packet.to).filter(|_| !is_replaced)?;
+                Some(packet.to)
+            }
+            Transport::Datagrams => {
+                let process = self.nodes.get(&packet.to.node)?.process.as_ref()?;
+                Some(process.id)
+            }
+        }
+    }
+
+    /// A message arrives. Its sender may be dead by now.
     pub(super) fn arrive(&mut self, packet: &Packet) {
-        let is_replaced = self.connections.has_met_later(packet.to.node, packet.from);
-        if self.process(packet.to).is_none() || is_replaced {
+        let Some(receiver) = self.reached(packet) else {
             return;
+        };
+        if self.process(packet.from).is_none() {
+            self.tally.mark(Mark::MessageOfTheDead);
         }
         let split = frame::split(&packet.bytes, MAX_BODY_BYTES);
         let (header, body) = split.unwrap_or_else(|error| panic!("a frame as sent: {error}"));
@@ -204,7 +238,7 @@ impl Cluster {
             uncounted: header.is_uncounted(),
             message,
         };
-        self.give(packet.to, input);
+        self.give(receiver, input);
     }
 
     fn begin_sync(&mut self, id: ProcessId) {

@@ -1,12 +1,20 @@
-//! Links between nodes: which are open, what they lose, delay and reorder, and what they carried.
+//! Links between nodes: which are open, what they lose, delay, double and reorder, and what they
+//! carried.
+
+mod link;
+mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use raft_core::Time;
 use raft_proto::{Class, Message, NodeId};
 
-use crate::options::{DeliveryOrder, LinkOptions};
-use crate::random::{Random, Stream};
+pub use self::shape::Shape;
+
+pub(crate) use self::link::{Arrivals, draw_arrival};
+
+use self::link::Link;
+use crate::options::LinkOptions;
 
 /// Whether a message asks or answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,15 +69,6 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
-/// One direction between two nodes.
-struct Link {
-    random: Random,
-    options: LinkOptions,
-    cut: bool,
-    /// The latest arrival scheduled per class.
-    last_arrival: BTreeMap<Class, Time>,
-}
-
 /// All links.
 pub(crate) struct Network {
     links: BTreeMap<(NodeId, NodeId), Link>,
@@ -83,13 +82,7 @@ impl Network {
         let mut links = BTreeMap::new();
         for &from in nodes {
             for &to in nodes.iter().filter(|to| **to != from) {
-                let link = Link {
-                    random: Random::stream(seed, Stream::Link { from, to }),
-                    options,
-                    cut: false,
-                    last_arrival: BTreeMap::new(),
-                };
-                links.insert((from, to), link);
+                links.insert((from, to), Link::new(seed, from, to, options));
             }
         }
         Self {
@@ -102,14 +95,14 @@ impl Network {
         }
     }
 
-    /// Counts a message, and decides when it arrives; `None` if it is lost.
+    /// Counts a message, and decides when it arrives, if at all, and how often.
     pub(crate) fn send(
         &mut self,
         now: Time,
         (from, to): (NodeId, NodeId),
         (direction, class): (Direction, Class),
         bytes: usize,
-    ) -> Option<Time> {
+    ) -> Arrivals {
         let sent = self.traffic.entry(from).or_default();
         sent.bytes += bytes as u64;
         match direction {
@@ -117,19 +110,22 @@ impl Network {
             Direction::Reply => sent.replies += 1,
         }
         let is_open = self.is_open(from, to);
-        let link = self.links.get_mut(&(from, to))?;
+        let Some(link) = self.links.get_mut(&(from, to)) else {
+            return Arrivals::default();
+        };
         // Drawn even for a closed link, so that a partition does not shift what comes after it.
-        let arrival = link.draw(now, direction)?;
-        if !is_open {
-            return None;
+        let arrivals = link.send(now, (direction, class), bytes as u64);
+        if is_open {
+            arrivals
+        } else {
+            Arrivals::default()
         }
-        Some(link.in_order(arrival, class))
     }
 
     /// Whether messages pass from one node to the other.
     pub(crate) fn is_open(&self, from: NodeId, to: NodeId) -> bool {
         let is_plugged = !self.unplugged.contains(&from) && !self.unplugged.contains(&to);
-        is_plugged && self.links.get(&(from, to)).is_some_and(|link| !link.cut)
+        is_plugged && self.links.get(&(from, to)).is_some_and(Link::is_open)
     }
 
     pub(crate) fn is_plugged(&self, node: NodeId) -> bool {
@@ -159,9 +155,44 @@ impl Network {
         }
     }
 
+    /// Opens all links, whoever closed them, and lets what is clogged flow.
     pub(crate) fn heal(&mut self) {
         self.unplugged.clear();
-        self.links.values_mut().for_each(|link| link.cut = false);
+        self.links.values_mut().for_each(Link::open);
+    }
+
+    /// Opens the links among these nodes.
+    pub(crate) fn heal_among(&mut self, nodes: &BTreeSet<NodeId>) {
+        self.unplugged.retain(|node| !nodes.contains(node));
+        for ((from, to), link) in &mut self.links {
+            if nodes.contains(from) && nodes.contains(to) {
+                link.open();
+            }
+        }
+    }
+
+    /// Closes links until [`Network::unblock`] is called as often.
+    pub(crate) fn block(&mut self, links: &[(NodeId, NodeId)]) {
+        for name in links {
+            if let Some(link) = self.links.get_mut(name) {
+                link.blocks += 1;
+            }
+        }
+    }
+
+    pub(crate) fn unblock(&mut self, links: &[(NodeId, NodeId)]) {
+        for name in links {
+            if let Some(link) = self.links.get_mut(name) {
+                link.blocks = link.blocks.saturating_sub(1);
+            }
+        }
+    }
+
+    /// What is sent on a link before `until` arrives after it.
+    pub(crate) fn clog(&mut self, from: NodeId, to: NodeId, until: Time) {
+        if let Some(link) = self.links.get_mut(&(from, to)) {
+            link.clogged_until = link.clogged_until.max(until);
+        }
     }
 
     pub(crate) fn set_options(&mut self, options: LinkOptions) {
@@ -190,60 +221,24 @@ impl Network {
     }
 }
 
-impl Link {
-    fn draw(&mut self, now: Time, direction: Direction) -> Option<Time> {
-        draw_arrival(&mut self.random, &self.options, now, direction)
-    }
-
-    fn in_order(&mut self, arrival: Time, class: Class) -> Time {
-        match self.options.order {
-            DeliveryOrder::None => arrival,
-            DeliveryOrder::PerClass => {
-                let last = self.last_arrival.entry(class).or_default();
-                *last = arrival.max(*last);
-                *last
-            }
-        }
-    }
-}
-
-/// When a message that is sent now arrives; `None` if it is lost.
-pub(crate) fn draw_arrival(
-    random: &mut Random,
-    options: &LinkOptions,
-    now: Time,
-    direction: Direction,
-) -> Option<Time> {
-    let loss = match direction {
-        Direction::Request => options.request_loss_per_mille,
-        Direction::Reply => options.reply_loss_per_mille,
-    };
-    let is_lost = random.per_mille(loss);
-    let mut delay = options.latency.draw_ns(random);
-    if let (Some(late), Direction::Reply) = (options.late_replies, direction)
-        && random.per_mille(late.per_mille)
-    {
-        delay += late.latency.draw_ns(random);
-    }
-    (!is_lost).then(|| now.plus_ns(delay))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::Latency;
+    use crate::options::{Capacity, DeliveryOrder, Latency, Replays};
 
     fn ids(ids: &[u64]) -> Vec<NodeId> {
         ids.iter().copied().map(NodeId).collect()
     }
 
     fn send(network: &mut Network, at: u64, from: u64, to: u64) -> Option<Time> {
-        network.send(
-            Time::from_ms(at),
-            (NodeId(from), NodeId(to)),
-            (Direction::Request, Class::Append),
-            10,
-        )
+        network
+            .send(
+                Time::from_ms(at),
+                (NodeId(from), NodeId(to)),
+                (Direction::Request, Class::Append),
+                10,
+            )
+            .first
     }
 
     #[test]
@@ -309,5 +304,81 @@ mod tests {
             send(&mut network, 2, 1, 2)
         };
         assert_eq!(run(true), run(false));
+    }
+
+    #[test]
+    fn doubled_and_replayed_messages_arrive_again_and_change_nothing_else() {
+        let plain = LinkOptions::unreliable();
+        let doubling = LinkOptions {
+            duplicates_per_mille: 200,
+            replays: Some(Replays {
+                per_mille: 100,
+                latency: Latency::ms(1_000, 9_000),
+            }),
+            ..plain
+        };
+        let arrivals = |options| {
+            let mut network = Network::new(5, &ids(&[1, 2]), options);
+            let kind = (Direction::Reply, Class::Control);
+            let route = (NodeId(1), NodeId(2));
+            let sent = (0..5_000).map(|at| network.send(Time::from_ms(at), route, kind, 10));
+            sent.collect::<Vec<_>>()
+        };
+        let (once, again) = (arrivals(plain), arrivals(doubling));
+        assert!(once.iter().zip(&again).all(|(a, b)| a.first == b.first));
+        let doubled = again.iter().filter(|a| a.duplicate.is_some()).count();
+        let replayed = again.iter().filter(|a| a.replay.is_some()).count();
+        assert!((800..1_200).contains(&doubled), "{doubled}");
+        assert!((400..600).contains(&replayed), "{replayed}");
+    }
+
+    #[test]
+    fn a_narrow_link_queues_and_then_drops_and_bulk_has_its_own() {
+        let narrow = LinkOptions {
+            latency: Latency::fixed_us(0),
+            capacity: Some(Capacity {
+                bytes_per_ms: 10,
+                bulk_bytes_per_ms: 1,
+                queue_bytes: 45,
+            }),
+            ..LinkOptions::reliable()
+        };
+        let mut network = Network::new(5, &ids(&[1, 2]), narrow);
+        let mut at_zero = |class| {
+            let route = (NodeId(1), NodeId(2));
+            network
+                .send(Time::ZERO, route, (Direction::Request, class), 10)
+                .first
+        };
+        let arrivals: Vec<_> = (0..6).map(|_| at_zero(Class::Append)).collect();
+        let expected = [1, 2, 3, 4, 5].map(|ms| Some(Time::from_ms(ms)));
+        assert_eq!(arrivals[..5], expected);
+        assert_eq!(arrivals[5], None);
+        assert_eq!(at_zero(Class::Bulk), Some(Time::from_ms(10)));
+    }
+
+    #[test]
+    fn what_a_clog_holds_arrives_after_it() {
+        let mut network = Network::new(5, &ids(&[1, 2]), LinkOptions::reliable());
+        network.clog(NodeId(1), NodeId(2), Time::from_ms(500));
+        let arrival = send(&mut network, 1, 1, 2);
+        assert!(arrival >= Some(Time::from_ms(500)), "{arrival:?}");
+        assert!(send(&mut network, 1, 2, 1) < Some(Time::from_ms(10)));
+    }
+
+    #[test]
+    fn blocks_add_up_and_healing_a_core_opens_only_its_links() {
+        let nodes = ids(&[1, 2, 3]);
+        let mut network = Network::new(1, &nodes, LinkOptions::reliable());
+        let links = [(NodeId(1), NodeId(2)), (NodeId(1), NodeId(3))];
+        network.block(&links);
+        network.block(&links[..1]);
+        network.unblock(&links);
+        assert!(!network.is_open(NodeId(1), NodeId(2)));
+        assert!(network.is_open(NodeId(1), NodeId(3)));
+        network.block(&links);
+        network.heal_among(&[NodeId(1), NodeId(2)].into());
+        assert!(network.is_open(NodeId(1), NodeId(2)));
+        assert!(!network.is_open(NodeId(1), NodeId(3)));
     }
 }

@@ -1,0 +1,219 @@
+//! A plan: the world of a seed and the faults that will happen in it, drawn before it begins.
+//!
+//! Every kind of fault draws from a stream of its own, so that a plan without one kind, or without
+//! one fault, has all the others at the same times. That is what lets a failing plan be shrunk.
+
+use raft_log::LogOptions;
+
+use super::fault::{Fault, FaultKind};
+use crate::options::{
+    Capacity, ClockOptions, ClusterOptions, Latency, LinkOptions, Replays, Transport,
+};
+use crate::random::{Random, Stream};
+use crate::trace::TraceDepth;
+
+/// How long there is trouble, in milliseconds.
+pub const TROUBLE_MS: u64 = 10_000;
+/// Streams of the plan itself come after those of the kinds of faults.
+const STREAM_WORLD: u64 = 1_000;
+/// The stream from which processes are started again.
+pub(super) const STREAM_RESTARTS: u64 = 2_000;
+/// The stream that chooses the core of the liveness mode.
+pub(super) const STREAM_CORE: u64 = 3_000;
+/// Fewest kinds of fault that a plan has.
+const KINDS_MIN: usize = 3;
+
+/// What follows the trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// A random core of at least a quorum is healed, everything else stays as it is.
+    Core,
+    /// A partition stays for good; whoever has two-way links to a quorum must go on.
+    LastingPartition,
+}
+
+/// The sizes of a world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct World {
+    /// Number of nodes.
+    pub nodes: u64,
+    /// Links between nodes.
+    pub links: LinkOptions,
+    /// Links to clients.
+    pub client_links: LinkOptions,
+    /// What messages travel on.
+    pub transport: Transport,
+    /// Drift of clocks, in millionths.
+    pub drift_ppm_max: u64,
+    /// Appends of one entry, two on the way.
+    pub small_messages: bool,
+    /// No memory to speak of: everything is read back from disk.
+    pub small_buffers: bool,
+    /// Segments of 64 KiB.
+    pub small_segments: bool,
+}
+
+/// A seed's world, faults and load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Everything random follows from it.
+    pub seed: u64,
+    /// The world.
+    pub world: World,
+    /// When, in milliseconds, and what.
+    pub faults: Vec<(u64, Fault)>,
+    /// How many clients there are.
+    pub clients: u64,
+    /// How many operations each client makes at most.
+    pub operations_max: u64,
+    /// How long there is trouble, in milliseconds.
+    pub trouble_ms: u64,
+    /// What follows it.
+    pub ending: Ending,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    #[must_use]
+    pub fn draw(seed: u64) -> Self {
+        let mut random = Random::stream(seed, Stream::Nemesis(STREAM_WORLD));
+        let ending = match random.below(4) {
+            0 => Ending::LastingPartition,
+            _ => Ending::Core,
+        };
+        let world = World::draw(&mut random);
+        Self {
+            seed,
+            world,
+            faults: draw_faults(seed, &mut random),
+            clients: random.between(4, 8),
+            operations_max: u64::MAX,
+            trouble_ms: TROUBLE_MS,
+            ending,
+        }
+    }
+
+    /// Options of its cluster.
+    pub(super) fn options(&self, trace: TraceDepth) -> ClusterOptions {
+        let world = &self.world;
+        let mut options = ClusterOptions::new(world.nodes).seed(self.seed);
+        options.links = world.links;
+        options.client_links = world.client_links;
+        options.transport = world.transport;
+        options.clock = ClockOptions {
+            drift_ppm_max: world.drift_ppm_max,
+        };
+        if world.small_messages {
+            options.core.max_append_bytes = 1;
+            options.core.max_inflight_messages = 2;
+        }
+        if world.small_buffers {
+            options.limits.entry_buffer_bytes = 1;
+            options.limits.max_apply_bytes = 1;
+        }
+        if world.small_segments {
+            options.log = LogOptions::small();
+        }
+        options.trace = trace;
+        options
+    }
+
+    /// When the first fault happens, in milliseconds; the end of the trouble if there is none.
+    #[must_use]
+    pub fn first_fault_ms(&self) -> u64 {
+        let first = self.faults.iter().map(|(at, _)| *at).min();
+        first.unwrap_or(self.trouble_ms)
+    }
+}
+
+impl World {
+    fn draw(random: &mut Random) -> Self {
+        let links = draw_links(random);
+        Self {
+            nodes: *random.pick(&[3, 3, 3, 3, 5, 5, 5, 4, 7, 2]),
+            client_links: if random.per_mille(300) {
+                links
+            } else {
+                LinkOptions::reliable()
+            },
+            links,
+            transport: *random.pick(&[Transport::Connections, Transport::Datagrams]),
+            drift_ppm_max: *random.pick(&[0, 100, 10_000, 100_000]),
+            small_messages: random.per_mille(300),
+            small_buffers: random.per_mille(300),
+            small_segments: random.per_mille(500),
+        }
+    }
+}
+
+fn draw_links(random: &mut Random) -> LinkOptions {
+    let mut links = match random.below(4) {
+        0 => LinkOptions::unreliable(),
+        1 => LinkOptions::unreliable().with_long_reordering(),
+        2 => LinkOptions {
+            latency: Latency::us(200, *random.pick(&[1_000, 5_000, 40_000])),
+            ..LinkOptions::reliable()
+        },
+        _ => LinkOptions::reliable(),
+    };
+    if random.per_mille(400) {
+        links.duplicates_per_mille = *random.pick(&[10, 200]);
+    }
+    if random.per_mille(400) {
+        links.replays = Some(Replays {
+            per_mille: *random.pick(&[5, 50]),
+            latency: Latency::ms(10, 8_000),
+        });
+    }
+    if random.per_mille(250) {
+        links.capacity = Some(Capacity {
+            bytes_per_ms: *random.pick(&[50, 500, 5_000]),
+            bulk_bytes_per_ms: *random.pick(&[10, 1_000]),
+            queue_bytes: *random.pick(&[2_000, 50_000]),
+        });
+    }
+    links
+}
+
+/// Some kinds of fault, each at its own rate, all in the order of time.
+fn draw_faults(seed: u64, random: &mut Random) -> Vec<(u64, Fault)> {
+    let mut kinds = FaultKind::ALL.to_vec();
+    random.shuffle(&mut kinds);
+    let count = random.between(KINDS_MIN as u64, 8) as usize;
+    let mut faults = Vec::new();
+    for kind in &kinds[..count] {
+        let number = FaultKind::ALL.iter().position(|other| other == kind);
+        let number = number.unwrap_or_default() as u64;
+        let mut random = Random::stream(seed, Stream::Nemesis(number));
+        let pause_ms_max = *random.pick(&[600, 2_000, 6_000]);
+        // A short calm first, so that the cluster has something to lose.
+        let mut at = 800 + random.below(pause_ms_max);
+        while at < TROUBLE_MS {
+            faults.push((at, kind.draw(&mut random)));
+            at += random.between(20, pause_ms_max);
+        }
+    }
+    faults.sort_by_key(|(at, _)| *at);
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_are_repeatable_differ_and_have_at_least_three_kinds_of_fault() {
+        assert_eq!(Plan::draw(7), Plan::draw(7));
+        assert_ne!(Plan::draw(7), Plan::draw(8));
+        let mut few = 0;
+        for seed in 0..500 {
+            let plan = Plan::draw(seed);
+            let kinds: std::collections::BTreeSet<_> =
+                plan.faults.iter().map(|(_, fault)| fault.name()).collect();
+            few += u32::from(kinds.len() < KINDS_MIN);
+            assert!(plan.faults.is_sorted_by_key(|(at, _)| *at));
+            assert!(plan.faults.iter().all(|(at, _)| *at < TROUBLE_MS));
+        }
+        assert_eq!(few, 0, "plans with too few kinds");
+    }
+}
