@@ -1,9 +1,10 @@
-//! Chores of the workspace: `cargo xtask ci | test | demo | bench | tidy`.
+//! Chores of the workspace: `cargo xtask ci | test | demo | sim | bench | tidy`.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod ci;
 mod demo;
+mod sim;
 mod steps;
 mod tidy;
 mod workspace;
@@ -32,6 +33,8 @@ enum Chore {
     },
     /// Three processes take real data, lose their leader by SIGKILL, and lose nothing
     Demo(demo::Options),
+    /// Whole clusters in virtual time, with hostile networks, disks and clocks
+    Sim(sim::Options),
     /// Throughput, latency, processor time and failover of three servers on this machine
     Bench(bench::Options),
     /// Sizes of files and functions, headers, format pages in step with code, links, leftovers
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Chore::Ci => ci::run(),
         Chore::Test { release } => ci::test(release),
         Chore::Demo(options) => demo::run(&options),
+        Chore::Sim(options) => sim::run_chore(&options),
         Chore::Bench(options) => bench::run(&options),
         Chore::Tidy => tidy::run(),
     };

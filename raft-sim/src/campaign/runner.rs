@@ -39,6 +39,8 @@ pub struct Report {
     pub undecided: u64,
     /// Faults and rare states.
     pub tally: Tally,
+    /// What happened, as much of it as was asked for.
+    pub trace: Vec<Record>,
 }
 
 /// A run that broke a promise.
@@ -79,7 +81,10 @@ pub fn run(plan: &Plan, workload: &WorkloadFactory, depth: TraceDepth) -> Result
         play(&mut cluster, plan, workload.as_mut())
     }));
     let message = match outcome {
-        Ok(Ok(report)) => return Ok(report),
+        Ok(Ok(report)) => {
+            let trace = last_words.take().trace;
+            return Ok(Report { trace, ..report });
+        }
         Ok(Err(message)) => message,
         Err(panic) => message_of(panic.as_ref()),
     };
@@ -127,6 +132,7 @@ fn play(cluster: &mut Cluster, plan: &Plan, workload: &mut dyn Workload) -> Resu
         acknowledged_after_fault: after.count() as u64,
         undecided: u64::from(judgement.is_undecided),
         tally: cluster.tally().clone(),
+        trace: Vec::new(),
     })
 }
 

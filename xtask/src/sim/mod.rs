@@ -1,0 +1,132 @@
+//! `cargo xtask sim`: one seed with a readable story, or seeds for minutes with a closing summary.
+
+mod campaign;
+mod story;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use raft_sim::TraceDepth;
+use raft_sim::campaign::{Failure, Plan, run, shrink};
+use raft_sim::registers::Registers;
+
+use self::campaign::Campaign;
+
+/// Most runs that shrinking a failing seed may take.
+const SHRINK_RUNS_MAX: u32 = 400;
+
+/// What to simulate.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Runs this one seed and tells what happened
+    #[arg(long, conflicts_with_all = ["minutes", "seeds", "from"])]
+    seed: Option<u64>,
+    /// Writes everything that happens in that seed to this file, as JSON lines
+    #[arg(long, requires = "seed")]
+    trace: Option<PathBuf>,
+    /// Does not make a failing seed smaller
+    #[arg(long)]
+    no_shrink: bool,
+    /// Runs seeds for so long
+    #[arg(long)]
+    minutes: Option<f64>,
+    /// Runs so many seeds
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// The first seed; by default one drawn from the time
+    #[arg(long)]
+    from: Option<u64>,
+    /// Seeds that run at the same time
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// Fails unless every rare state was reached
+    #[arg(long)]
+    require_marks: bool,
+}
+
+/// Runs the simulator.
+///
+/// # Errors
+/// A seed fails, a rare state that is required was not reached, or a file cannot be written.
+pub(crate) fn run_chore(options: &Options) -> Result<(), String> {
+    silence_panics();
+    if let Some(seed) = options.seed {
+        return run_one(seed, options);
+    }
+    let deadline = options
+        .minutes
+        .map(|minutes| Instant::now() + Duration::from_secs_f64(minutes * 60.0));
+    if deadline.is_none() && options.seeds.is_none() {
+        return Err("say which: --seed N, --seeds N or --minutes M".to_string());
+    }
+    let first = options.from.unwrap_or_else(seed_of_now);
+    let campaign = Campaign::new(first, options.seeds, deadline);
+    let outcome = campaign.run(options.jobs.max(1));
+    println!("{}", outcome.summary());
+    for (seed, failure) in &outcome.failures {
+        println!("seed {seed}: {}", first_line(failure));
+    }
+    if let Some((seed, failure)) = outcome.failures.first_key_value()
+        && !options.no_shrink
+    {
+        story::tell_shrunk(&Plan::draw(*seed), failure.clone());
+    }
+    if !outcome.failures.is_empty() {
+        return Err(format!("{} seeds failed", outcome.failures.len()));
+    }
+    let unreached = outcome.tally.unreached();
+    if options.require_marks && !unreached.is_empty() {
+        let names: Vec<_> = unreached.iter().map(|mark| mark.name()).collect();
+        return Err(format!("never reached: {}", names.join(", ")));
+    }
+    Ok(())
+}
+
+fn run_one(seed: u64, options: &Options) -> Result<(), String> {
+    let plan = Plan::draw(seed);
+    story::tell_plan(&plan);
+    let depth = TraceDepth::Full;
+    let outcome = run(&plan, &Registers::boxed, depth);
+    if let Some(path) = &options.trace {
+        let records = match &outcome {
+            Ok(report) => &report.trace,
+            Err(failure) => &failure.trace,
+        };
+        story::write_trace(path, records)?;
+    }
+    match outcome {
+        Ok(report) => {
+            story::tell_report(&report);
+            Ok(())
+        }
+        Err(failure) => {
+            let line = first_line(&failure);
+            if options.no_shrink {
+                story::tell_failure(&failure);
+            } else {
+                story::tell_shrunk(&plan, failure);
+            }
+            Err(format!("seed {seed}: {line}"))
+        }
+    }
+}
+
+fn first_line(failure: &Failure) -> String {
+    let line = failure.message.lines().next().unwrap_or_default();
+    format!("after {} ms: {line}", failure.at_ms)
+}
+
+/// Panics of the code under test are reported with their seed; their own words would only drown it.
+fn silence_panics() {
+    std::panic::set_hook(Box::new(|_| {}));
+}
+
+fn seed_of_now() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    // Seeds of one run follow each other, so runs at different times hardly share any.
+    now.map_or(1, |since| since.as_millis() as u64)
+}
+
+fn shrunk(plan: &Plan, failure: Failure) -> raft_sim::campaign::Shrunk {
+    shrink(plan, failure, &Registers::boxed, SHRINK_RUNS_MAX)
+}
