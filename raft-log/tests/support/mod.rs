@@ -384,3 +384,29 @@ pub(crate) fn crashed_disks(
     }
     disks
 }
+
+/// Offset and bytes of each 32 bytes that are not all zero.
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for (number, chunk) in bytes.chunks(32).enumerate() {
+        if chunk.iter().any(|byte| *byte != 0) {
+            let hex: String = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
+            text.push_str(&format!("{:06x} {hex}\n", number * 32));
+        }
+    }
+    text
+}
+
+/// What [`to_hex`] has shown of so many bytes.
+pub(crate) fn of_hex(text: &str, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    for line in text.lines() {
+        let (offset, hex) = line.split_once(' ').unwrap();
+        let offset = usize::from_str_radix(offset, 16).unwrap();
+        for (number, pair) in hex.as_bytes().chunks(2).enumerate() {
+            let digits = std::str::from_utf8(pair).unwrap();
+            bytes[offset + number] = u8::from_str_radix(digits, 16).unwrap();
+        }
+    }
+    bytes
+}

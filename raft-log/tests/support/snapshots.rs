@@ -1,4 +1,5 @@
 //! Shared by the tests of snapshots: openers, positions, payloads.
+#![allow(dead_code, reason = "each test binary uses its own part of it")]
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
