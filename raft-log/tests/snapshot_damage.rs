@@ -510,7 +510,7 @@ fn only_the_last_chunk_may_have_room_left() {
     drop(store);
     let bytes = vfs.read_file(&path).unwrap();
     let short = CHUNK_PAYLOAD_BYTES - 10;
-    let made = handmade(&bytes, &[short, short]);
+    let made = handmade(&bytes, &[short, short], 0);
     put(&vfs, &path, &made);
     let refused = verify_snapshot(&vfs, &path).unwrap_err();
     assert!(
@@ -518,17 +518,21 @@ fn only_the_last_chunk_may_have_room_left() {
         "{refused}"
     );
     // The same with a full first chunk is right: the test makes what the format says.
-    put(
-        &vfs,
-        &path,
-        &handmade(&bytes, &[CHUNK_PAYLOAD_BYTES, short]),
-    );
+    let lengths = [CHUNK_PAYLOAD_BYTES, short];
+    put(&vfs, &path, &handmade(&bytes, &lengths, 0));
     assert_eq!(verify_snapshot(&vfs, &path).unwrap().chunks, 2);
+    // And with another hash of the whole, it is not.
+    put(&vfs, &path, &handmade(&bytes, &lengths, 1));
+    let refused = verify_snapshot(&vfs, &path).unwrap_err();
+    assert!(
+        matches!(&refused, SnapshotError::Damaged(damage) if damage.part == SnapshotPart::Trailer),
+        "{refused}"
+    );
 }
 
 /// A file under the header of `bytes` with chunks of so many zeros, written from the format's page
 /// alone.
-fn handmade(bytes: &[u8], chunks: &[usize]) -> Vec<u8> {
+fn handmade(bytes: &[u8], chunks: &[usize], flip_content: u64) -> Vec<u8> {
     let mut seed = crc32fast::Hasher::new();
     seed.update(&bytes[24..44]);
     seed.update(&bytes[48..64]);
@@ -553,7 +557,7 @@ fn handmade(bytes: &[u8], chunks: &[usize]) -> Vec<u8> {
     trailer[16..24].copy_from_slice(&(chunks.len() as u64).to_le_bytes());
     let payload_bytes: usize = chunks.iter().sum();
     trailer[24..32].copy_from_slice(&(payload_bytes as u64).to_le_bytes());
-    let content = xxhash_rust::xxh3::xxh3_64(&made);
+    let content = xxhash_rust::xxh3::xxh3_64(&made) ^ flip_content;
     trailer[32..40].copy_from_slice(&content.to_le_bytes());
     seal(&mut trailer);
     made.extend(trailer);
