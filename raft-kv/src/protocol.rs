@@ -5,11 +5,18 @@
 //! the [reply](crate::reply) of the state machine. A server passes all of these through without
 //! copying them. All other bodies are a version byte followed by one serialised value.
 
+mod members;
+mod snapshot;
+
 use bytes::Bytes;
 use raft_proto::NodeId;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::members::{MemberChange, MemberInfo, MemberList, MemberRole, RemovalSafety};
+pub use self::snapshot::{
+    MAX_SNAPSHOT_PART_BYTES, ReadSnapshotRequest, SnapshotOffer, SnapshotPart,
+};
 use crate::codec::{self, DecodeError};
 use crate::limits::{MAX_KEY_BYTES, MAX_OPERATION_BYTES, MAX_TXN_OPERATIONS, MAX_VALUE_BYTES};
 use crate::operation::Revision;
@@ -36,6 +43,14 @@ pub enum RequestKind {
     Status = 133,
     /// Hand leadership to another node; the body is a [`TransferRequest`].
     Transfer = 134,
+    /// Tell who belongs to the cluster; the body is empty.
+    Members = 135,
+    /// Change who belongs to the cluster; the body is a [`MemberChange`].
+    ChangeMembers = 136,
+    /// Make a snapshot on this node; the body is empty.
+    TakeSnapshot = 137,
+    /// Send a part of a snapshot; the body is a [`ReadSnapshotRequest`].
+    ReadSnapshot = 138,
 }
 
 impl RequestKind {
@@ -50,6 +65,10 @@ impl RequestKind {
             132 => Self::KeepAlive,
             133 => Self::Status,
             134 => Self::Transfer,
+            135 => Self::Members,
+            136 => Self::ChangeMembers,
+            137 => Self::TakeSnapshot,
+            138 => Self::ReadSnapshot,
             _ => return None,
         })
     }
@@ -71,6 +90,12 @@ pub enum ResponseKind {
     Refused = 196,
     /// The write may or may not have been carried out; the body is empty.
     Unknown = 197,
+    /// The members, after the change if one was asked for; the body is a [`MemberList`].
+    Members = 198,
+    /// A snapshot is ready; the body is a [`SnapshotOffer`].
+    Snapshot = 199,
+    /// A part of a snapshot; the body is a [`SnapshotPart`].
+    SnapshotPart = 200,
 }
 
 impl ResponseKind {
@@ -84,6 +109,9 @@ impl ResponseKind {
             195 => Self::Redirect,
             196 => Self::Refused,
             197 => Self::Unknown,
+            198 => Self::Members,
+            199 => Self::Snapshot,
+            200 => Self::SnapshotPart,
             _ => return None,
         })
     }
@@ -201,6 +229,24 @@ pub enum ServerRefusal {
     /// A list of a transaction changes a key twice.
     #[error("a list of the transaction puts a key twice, or puts and deletes it; change it once")]
     DuplicateKey,
+    /// The leader is new and has not committed anything yet.
+    #[error("the leader has just been elected and takes no change of members yet; retry soon")]
+    LeaderNotReady,
+    /// The members were not changed.
+    #[error("the members were not changed: {reason}")]
+    MembersNotChanged {
+        /// Why.
+        reason: String,
+    },
+    /// No snapshot was made.
+    #[error("no snapshot was made: {reason}")]
+    NoSnapshot {
+        /// Why.
+        reason: String,
+    },
+    /// The snapshot is not there any more.
+    #[error("the node does not hold this snapshot any more; ask for a new one")]
+    SnapshotGone,
 }
 
 impl ServerRefusal {
@@ -213,6 +259,7 @@ impl ServerRefusal {
             | Self::NotReady { .. }
             | Self::Stopped
             | Self::ReadNotConfirmed
+            | Self::LeaderNotReady
             | Self::Superseded => true,
             Self::TooLarge { .. }
             | Self::EmptyKey
@@ -223,7 +270,10 @@ impl ServerRefusal {
             | Self::Malformed
             | Self::NotTransferred { .. }
             | Self::TooManyOperations { .. }
-            | Self::DuplicateKey => false,
+            | Self::DuplicateKey
+            | Self::MembersNotChanged { .. }
+            | Self::NoSnapshot { .. }
+            | Self::SnapshotGone => false,
         }
     }
 }

@@ -14,11 +14,11 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use crate::config::{NetLimits, NetTiming, QueueLimits};
-use crate::dial::resolve;
 use crate::error::{CloseCode, ConnectError, NetError, ProtocolError};
 use crate::framing::{FrameReader, write_chunks};
 use crate::queue::{Rejected, SendQueue};
 use crate::quic;
+use crate::race::{race, resolve};
 use crate::request::{self, KIND_WELCOME, Outgoing, WELCOME_ID};
 use crate::tls::{CLIENT_PROTOCOL, TlsIdentity};
 
@@ -108,13 +108,22 @@ impl ClientEndpoint {
     }
 
     async fn connect_unbounded(&self, address: &str) -> Result<ClientConnection, ConnectError> {
-        let remote = resolve(address).await?;
+        let remotes = resolve(address).await?;
+        race(&remotes, |remote| self.reach(remote, host_of(address))).await
+    }
+
+    /// Returns only when the server has accepted our certificate, too.
+    async fn reach(
+        &self,
+        remote: SocketAddr,
+        host: &str,
+    ) -> Result<ClientConnection, ConnectError> {
         let endpoint = match (remote, &self.v6) {
             (SocketAddr::V6(_), Some(v6)) => v6,
             (SocketAddr::V6(_), None) | (SocketAddr::V4(_), _) => &self.v4,
         };
         let connection = endpoint
-            .connect_with(self.config.clone(), remote, host_of(address))
+            .connect_with(self.config.clone(), remote, host)
             .map_err(|error| ConnectError::Start(error.to_string()))?
             .await?;
         let (send, receive) = connection.open_bi().await?;

@@ -14,6 +14,7 @@ use crate::hello::{Greeted, Greeting};
 use crate::identity::node_name;
 use crate::link;
 use crate::peer::{Peer, Target, add};
+use crate::race::{race, resolve};
 use crate::transport::Shared;
 
 /// Pauses between attempts: doubled each time, each drawn from the upper half of its range, so
@@ -98,8 +99,11 @@ enum Attempt {
 async fn connect_main(shared: &Arc<Shared>, peer: &Arc<Peer>, address: &str) -> Attempt {
     let mut target = peer.target.subscribe();
     let handshake = async {
-        let remote = resolve(address).await?;
-        handshake(shared, peer.id, remote, &shared.main_client).await
+        let remotes = resolve(address).await?;
+        race(&remotes, |remote| {
+            handshake(shared, peer.id, remote, &shared.main_client)
+        })
+        .await
     };
     // Given up only before our hello was sent: after that the peer may already use it.
     let connection = tokio::select! {
@@ -136,23 +140,6 @@ fn report_failure(shared: &Shared, peer: &Peer, error: ConnectError, backoff: &m
     } else {
         tracing::debug!(node, peer = id, %error, "still cannot connect");
     }
-}
-
-/// The first address of a `host:port`.
-pub(crate) async fn resolve(address: &str) -> Result<SocketAddr, ConnectError> {
-    if let Ok(literal) = address.parse() {
-        return Ok(literal);
-    }
-    let failed = |reason: String| ConnectError::Resolve {
-        address: address.to_owned(),
-        reason,
-    };
-    let mut found = tokio::net::lookup_host(address)
-        .await
-        .map_err(|error| failed(error.to_string()))?;
-    found
-        .next()
-        .ok_or_else(|| failed("the name has no address".to_owned()))
 }
 
 /// TLS handshake with the node of this id; rustls checks that the certificate names it.

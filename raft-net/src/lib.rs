@@ -139,6 +139,7 @@ mod outstanding;
 mod peer;
 mod queue;
 mod quic;
+mod race;
 mod refusal;
 mod request;
 mod stats;

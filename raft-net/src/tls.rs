@@ -127,11 +127,12 @@ impl TlsIdentity {
             .map_err(|reason| own_certificate(name, &reason))
     }
 
-    /// The same for a client's certificate, whose name the listener checks after the handshake.
+    /// Checks that our own certificate is signed by the authorities and valid now, the way a server
+    /// checks a client's; the name in it is not looked at.
     ///
     /// # Errors
     /// [`NetError::OwnCertificate`], [`NetError::Authorities`].
-    pub(crate) fn check_client_certificate(&self) -> Result<(), NetError> {
+    pub fn check_client_certificate(&self) -> Result<(), NetError> {
         let (leaf, intermediates) = self.split_chain("a client")?;
         self.client_verifier()?
             .verify_client_cert(leaf, intermediates, UnixTime::now())

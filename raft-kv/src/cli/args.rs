@@ -1,12 +1,22 @@
 //! Every command and flag. Each flag can also be given as an environment variable `RAFT_KV_*`.
 
-use std::ffi::OsString;
+mod certs;
+mod cluster;
+mod data;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(super) use self::certs::{CertAddArgs, CertArgs, CertCommand, CertInitArgs};
+pub(super) use self::cluster::{
+    MemberAddArgs, MemberArgs, MemberCommand, MemberRemoveArgs, PromoteWhen,
+};
+pub(super) use self::data::{
+    AppendArgs, CasArgs, CompactArgs, DelArgs, GetArgs, OrderArg, PutArgs, RangeArgs, SortArg,
+};
 use crate::server::PeerAddress;
 
 /// A fault-tolerant, linearizable key/value store over QUIC.
@@ -72,10 +82,25 @@ pub(super) enum Command {
     Server(ServerArgs),
     /// Set a key.
     Put(PutArgs),
-    /// Print a key's value.
+    /// Print keys and their values.
     Get(GetArgs),
-    /// Remove a key.
+    /// Remove keys.
     Del(DelArgs),
+    /// Compare keys, and do one of two lists of things, all at once.
+    ///
+    /// Reads the standard input: compares, a blank line, the requests for when all of them hold, a
+    /// blank line, the requests for otherwise. For example:
+    ///
+    ///   mod("colour") > "0"
+    ///
+    ///   put colour "red \"again\""
+    ///
+    ///   put colour red
+    ///   get --prefix col
+    #[command(verbatim_doc_comment)]
+    Txn,
+    /// Forget all revisions before this one.
+    Compact(CompactArgs),
     /// Add to the end of a key's value.
     Append(AppendArgs),
     /// Set a key if it is as expected.
@@ -84,6 +109,8 @@ pub(super) enum Command {
     Status,
     /// Hand leadership to another node.
     Transfer(TransferArgs),
+    /// See and change who belongs to the cluster.
+    Member(MemberArgs),
     /// Look into a data directory's log, without changing it.
     Log(LogArgs),
     /// Put the cluster under load and measure.
@@ -107,48 +134,6 @@ pub(super) struct DevArgs {
     /// directory.
     #[arg(long, env = "RAFT_KV_FIRST_PORT", default_value_t = 7001)]
     pub(super) first_port: u16,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct CertArgs {
-    #[command(subcommand)]
-    pub(super) command: CertCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum CertCommand {
-    /// Make a certificate authority, and a certificate for every node and client.
-    Init(CertInitArgs),
-}
-
-#[derive(Clone, Debug, Args)]
-pub(super) struct CertInitArgs {
-    /// Where the files go.
-    #[arg(long, env = "RAFT_KV_CERT_DIR", value_name = "DIR")]
-    pub(super) dir: PathBuf,
-    /// The cluster's name: lower-case letters, digits and hyphens.
-    #[arg(long, env = "RAFT_KV_CLUSTER", value_name = "NAME")]
-    pub(super) cluster: String,
-    /// A node and the host name or address that clients reach it by; once for each.
-    #[arg(
-        long,
-        env = "RAFT_KV_CERT_NODES",
-        value_name = "ID=HOST",
-        value_delimiter = ',',
-        required = true
-    )]
-    pub(super) node: Vec<String>,
-    /// A client's name; once for each.
-    #[arg(
-        long = "client",
-        env = "RAFT_KV_CLIENTS",
-        value_name = "NAME",
-        value_delimiter = ','
-    )]
-    pub(super) clients: Vec<String>,
-    /// How many days the certificates are valid.
-    #[arg(long, env = "RAFT_KV_CERT_DAYS", default_value_t = 3650, value_parser = clap::value_parser!(u32).range(1..=36_500))]
-    pub(super) days: u32,
 }
 
 #[derive(Debug, Args)]
@@ -185,61 +170,6 @@ pub(super) struct ServerArgs {
     /// Shut down when the standard input ends: a parent that dies takes its servers along.
     #[arg(long, env = "RAFT_KV_UNTIL_STDIN_CLOSES", hide = true)]
     pub(super) until_stdin_closes: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct PutArgs {
-    /// The key.
-    pub(super) key: OsString,
-    /// The value; `-` reads it from the standard input.
-    pub(super) value: OsString,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct GetArgs {
-    /// The key.
-    pub(super) key: OsString,
-    /// Ask one node for what it has, which may be old.
-    #[arg(long, env = "RAFT_KV_STALE")]
-    pub(super) stale: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct DelArgs {
-    /// The key.
-    pub(super) key: OsString,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct AppendArgs {
-    /// The key.
-    pub(super) key: OsString,
-    /// What to add; `-` reads it from the standard input.
-    pub(super) value: OsString,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct CasArgs {
-    /// The key.
-    pub(super) key: OsString,
-    #[command(flatten)]
-    pub(super) expected: ExpectedArgs,
-    /// The new value; `-` reads it from the standard input.
-    pub(super) new: OsString,
-}
-
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-pub(super) struct ExpectedArgs {
-    /// The key has this value; `-` reads it from the standard input.
-    #[arg(long, env = "RAFT_KV_EXPECT", value_name = "OLD")]
-    pub(super) expect: Option<OsString>,
-    /// The key does not exist.
-    #[arg(long, env = "RAFT_KV_ABSENT")]
-    pub(super) absent: bool,
-    /// The key was last written by this revision.
-    #[arg(long, env = "RAFT_KV_MOD_REV", value_name = "N")]
-    pub(super) mod_rev: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -1,20 +1,20 @@
-//! `cert init`: a certificate authority, and certificates for the nodes and clients of a cluster.
+//! `cert`: a certificate authority, and certificates for the nodes and clients of a cluster.
 
 use std::fs;
 use std::io::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use raft_net::{client_name, node_name};
+use raft_net::{TlsFiles, TlsIdentity, client_name, node_name};
 use raft_proto::NodeId;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use time::{Duration, OffsetDateTime};
 
-use super::args::{CertArgs, CertCommand, CertInitArgs};
+use super::args::{CertAddArgs, CertArgs, CertCommand, CertInitArgs};
 use super::error::CliError;
 use super::output::print_line;
 use crate::server::TlsDir;
@@ -29,50 +29,154 @@ pub(super) fn run(args: &CertArgs) -> Result<(), CliError> {
                 args.cluster
             ))
         }
+        CertCommand::Add(args) => {
+            let made = add(args)?;
+            let dir = args.dir.display();
+            print_line(&format!("made in {dir}: {}", made.join(", ")))
+        }
     }
 }
 
 /// Makes everything, or nothing if the directory holds an authority already.
 pub(super) fn init(args: &CertInitArgs) -> Result<(), CliError> {
-    check_cluster_name(&args.cluster)?;
-    let nodes = args.node.iter().map(|node| parse_node(node));
-    let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
-    for name in &args.clients {
-        check_label(name, "client name")?;
-    }
+    let wanted = Wanted::parse(&args.cluster, &args.node, &args.clients, args.days)?;
     let dir = TlsDir::new(&args.dir);
     if dir.authority().exists() {
         return Err(CliError::Failed(format!(
-            "{} exists already; choose another directory, or remove it to start afresh",
+            "{} exists already; choose another directory, remove it to start afresh, or use \
+             `raft-kv cert add`",
             dir.authority().display()
         )));
     }
     fs::create_dir_all(&args.dir)
         .map_err(|source| CliError::io(format!("create {}", args.dir.display()), source))?;
-    let issuer = authority(args)?;
-    for (id, host) in &nodes {
-        let names = [san_dns(&node_name(*id, &args.cluster))?, san_host(host)?];
-        let files = dir.node_files(*id);
-        let common_name = node_name(*id, &args.cluster);
-        issue(
-            &issuer,
-            args,
-            &common_name,
-            &names,
-            &files.certificate,
-            &files.key,
-        )?;
-    }
-    for name in &args.clients {
-        let shared = client_name(&args.cluster);
-        let own = format!("{name}.{shared}");
-        let names = [san_dns(&shared)?, san_dns(&own)?];
-        let files = dir.client_files(name);
-        issue(&issuer, args, &own, &names, &files.certificate, &files.key)?;
+    let key = KeyPair::generate().map_err(refused)?;
+    let issuer =
+        CertifiedIssuer::self_signed(authority(&args.cluster, args.days), key).map_err(refused)?;
+    for certificate in wanted.issue(&issuer, &dir)? {
+        certificate.write()?;
     }
     // Last, so that a directory with ca.pem is complete.
     write_secret(&dir.authority_key(), &issuer.key().serialize_pem())?;
     write_public(&dir.authority(), &issuer.pem())
+}
+
+/// Makes certificates by the authority in the directory; returns for whom. Nothing is written if
+/// one of them exists already or would not be accepted.
+fn add(args: &CertAddArgs) -> Result<Vec<String>, CliError> {
+    let dir = TlsDir::new(&args.dir);
+    let cluster = match &args.cluster {
+        Some(cluster) => cluster.clone(),
+        None => dir.cluster_name().ok_or_else(|| {
+            CliError::Usage(format!(
+                "no node's certificate in {} tells the cluster's name; give it with --cluster",
+                args.dir.display()
+            ))
+        })?,
+    };
+    let wanted = Wanted::parse(&cluster, &args.node, &args.clients, args.days)?;
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path);
+        text.map_err(|source| CliError::io(format!("read {}", path.display()), source))
+    };
+    let authorities = read(dir.authority())?;
+    let key = KeyPair::from_pem(&read(dir.authority_key())?).map_err(refused)?;
+    // The authority is known by its name and its key; both are as `init` made them.
+    let issuer = Issuer::new(authority(&cluster, args.days), key);
+    let certificates = wanted.issue(&issuer, &dir)?;
+    for certificate in &certificates {
+        certificate.check(&authorities)?;
+    }
+    for certificate in &certificates {
+        certificate.write()?;
+    }
+    Ok(certificates.into_iter().map(|one| one.subject).collect())
+}
+
+/// For whom certificates are made.
+struct Wanted<'a> {
+    cluster: &'a str,
+    nodes: Vec<(NodeId, String)>,
+    clients: &'a [String],
+    days: u32,
+}
+
+/// A certificate that has been made and is to be written.
+struct Issued {
+    subject: String,
+    certificate: String,
+    key: String,
+    files: TlsFiles,
+}
+
+impl<'a> Wanted<'a> {
+    /// Checks all names before anything is made.
+    fn parse(
+        cluster: &'a str,
+        nodes: &[String],
+        clients: &'a [String],
+        days: u32,
+    ) -> Result<Self, CliError> {
+        check_cluster_name(cluster)?;
+        let nodes = nodes.iter().map(|node| parse_node(node));
+        let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
+        for name in clients {
+            check_label(name, "client name")?;
+        }
+        Ok(Self {
+            cluster,
+            nodes,
+            clients,
+            days,
+        })
+    }
+
+    fn issue(&self, issuer: &Issuer<'_, KeyPair>, dir: &TlsDir) -> Result<Vec<Issued>, CliError> {
+        let mut issued = Vec::new();
+        for (id, host) in &self.nodes {
+            let own = node_name(*id, self.cluster);
+            let names = [san_dns(&own)?, san_host(host)?];
+            issued.push(issue(issuer, self.days, own, &names, dir.node_files(*id))?);
+        }
+        for name in self.clients {
+            let shared = client_name(self.cluster);
+            let own = format!("{name}.{shared}");
+            let names = [san_dns(&shared)?, san_dns(&own)?];
+            issued.push(issue(
+                issuer,
+                self.days,
+                own,
+                &names,
+                dir.client_files(name),
+            )?);
+        }
+        Ok(issued)
+    }
+}
+
+impl Issued {
+    /// Checks that the servers will accept it, and that it replaces nothing.
+    fn check(&self, authorities: &str) -> Result<(), CliError> {
+        if self.files.certificate.exists() || self.files.key.exists() {
+            return Err(CliError::Failed(format!(
+                "{} exists already; remove it and its key to make a new one",
+                self.files.certificate.display()
+            )));
+        }
+        let identity = TlsIdentity::from_pem(&self.certificate, &self.key, authorities);
+        let checked = identity.and_then(|identity| identity.check_client_certificate());
+        checked.map_err(|error| {
+            CliError::Failed(format!(
+                "the new certificate would not be accepted, so nothing was written; the authority \
+                 must be one of `raft-kv cert init` for this cluster: {error}"
+            ))
+        })
+    }
+
+    fn write(&self) -> Result<(), CliError> {
+        write_secret(&self.files.key, &self.key)?;
+        write_public(&self.files.certificate, &self.certificate)
+    }
 }
 
 fn parse_node(text: &str) -> Result<(NodeId, String), CliError> {
@@ -101,23 +205,21 @@ fn check_label(name: &str, what: &str) -> Result<(), CliError> {
     )))
 }
 
-fn authority(args: &CertInitArgs) -> Result<CertifiedIssuer<'static, KeyPair>, CliError> {
-    let mut params = params(args, &format!("{} certificate authority", args.cluster));
+fn authority(cluster: &str, days: u32) -> CertificateParams {
+    let mut params = params(days, &format!("{cluster} certificate authority"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let key = KeyPair::generate().map_err(refused)?;
-    CertifiedIssuer::self_signed(params, key).map_err(refused)
+    params
 }
 
 fn issue(
-    issuer: &CertifiedIssuer<'static, KeyPair>,
-    args: &CertInitArgs,
-    common_name: &str,
+    issuer: &Issuer<'_, KeyPair>,
+    days: u32,
+    subject: String,
     names: &[SanType],
-    certificate: &Path,
-    key: &Path,
-) -> Result<(), CliError> {
-    let mut params = params(args, common_name);
+    files: TlsFiles,
+) -> Result<Issued, CliError> {
+    let mut params = params(days, &subject);
     params.subject_alt_names = names.to_vec();
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     // Nodes dial each other, so their certificates serve on both ends.
@@ -125,13 +227,17 @@ fn issue(
         ExtendedKeyUsagePurpose::ServerAuth,
         ExtendedKeyUsagePurpose::ClientAuth,
     ];
-    let own_key = KeyPair::generate().map_err(refused)?;
-    let signed = params.signed_by(&own_key, issuer).map_err(refused)?;
-    write_secret(key, &own_key.serialize_pem())?;
-    write_public(certificate, &signed.pem())
+    let key = KeyPair::generate().map_err(refused)?;
+    let signed = params.signed_by(&key, issuer).map_err(refused)?;
+    Ok(Issued {
+        subject,
+        certificate: signed.pem(),
+        key: key.serialize_pem(),
+        files,
+    })
 }
 
-fn params(args: &CertInitArgs, common_name: &str) -> CertificateParams {
+fn params(days: u32, common_name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common_name);
@@ -139,7 +245,7 @@ fn params(args: &CertInitArgs, common_name: &str) -> CertificateParams {
     let now = OffsetDateTime::now_utc();
     // Clocks of the cluster's machines may differ a little.
     params.not_before = now - Duration::hours(1);
-    params.not_after = now + Duration::days(i64::from(args.days));
+    params.not_after = now + Duration::days(i64::from(days));
     params
 }
 

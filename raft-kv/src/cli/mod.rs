@@ -9,9 +9,12 @@ mod data;
 mod dev;
 mod error;
 mod log;
+mod member;
 mod output;
+mod pairs;
 mod serve;
 mod status;
+mod txn;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -47,10 +50,13 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Put(args) => block_on(data::put(&common, args)),
         Command::Get(args) => block_on(data::get(&common, args)),
         Command::Del(args) => block_on(data::delete(&common, args)),
+        Command::Txn => block_on(txn::run(&common)),
+        Command::Compact(args) => block_on(data::compact(&common, &args)),
         Command::Append(args) => block_on(data::append(&common, args)),
         Command::Cas(args) => block_on(data::compare_and_swap(&common, args)),
         Command::Status => block_on(status::status(&common)),
         Command::Transfer(args) => block_on(status::transfer(&common, &args)),
+        Command::Member(args) => block_on(member::run(&common, &args)),
         Command::Bench(args) => block_on(bench::run(&common, &args)),
     }
 }

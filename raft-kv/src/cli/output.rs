@@ -9,7 +9,6 @@ use serde_json::{Map, Value, json};
 use super::error::CliError;
 use crate::client::ClientError;
 use crate::protocol::{NodeStatus, PeerStatus};
-use crate::reply::{KeyValue, RangeReply};
 
 /// Writes bytes to the standard output. A reader that has gone away is no error.
 pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), CliError> {
@@ -33,43 +32,11 @@ pub(super) fn print_json(value: &Value) -> Result<(), CliError> {
 }
 
 /// A field of bytes: as text under its name, or in base64 under `<name>_base64`.
-fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
+pub(super) fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     match std::str::from_utf8(bytes) {
         Ok(text) => object.insert(name.to_owned(), json!(text)),
         Err(_) => object.insert(format!("{name}_base64"), json!(STANDARD.encode(bytes))),
     };
-}
-
-fn pair_json(pair: &KeyValue) -> Value {
-    let mut object = Map::new();
-    insert_bytes(&mut object, "key", &pair.key);
-    insert_bytes(&mut object, "value", &pair.value);
-    object.insert("create_revision".to_owned(), json!(pair.create_revision.0));
-    object.insert("mod_revision".to_owned(), json!(pair.mod_revision.0));
-    object.insert("version".to_owned(), json!(pair.version));
-    Value::Object(object)
-}
-
-/// `revision, count, more, kvs`.
-pub(super) fn range_json(found: &RangeReply) -> Value {
-    json!({
-        "revision": found.revision.0,
-        "count": found.count,
-        "more": found.more,
-        "kvs": found.pairs.iter().map(pair_json).collect::<Vec<_>>(),
-    })
-}
-
-/// Keys and values, each on a line of its own.
-pub(super) fn range_lines(found: &RangeReply) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for pair in &found.pairs {
-        bytes.extend_from_slice(&pair.key);
-        bytes.push(b'\n');
-        bytes.extend_from_slice(&pair.value);
-        bytes.push(b'\n');
-    }
-    bytes
 }
 
 fn peer_json(peer: &PeerStatus) -> Value {
@@ -139,11 +106,14 @@ pub(super) fn status_table(all: &[(String, Result<NodeStatus, ClientError>)]) ->
                     notes += &format!("{endpoint}: waits for {waiting_for}\n");
                 }
             }
-            Err(error) => notes += &format!("{endpoint}: {error}\n"),
+            Err(error) => {
+                let mut row: [String; 11] = std::array::from_fn(|_| "-".to_owned());
+                row[0].clone_from(endpoint);
+                "unreachable".clone_into(&mut row[2]);
+                rows.push(row);
+                notes += &format!("{endpoint}: {error}\n");
+            }
         }
-    }
-    if rows.len() == 1 {
-        return notes;
     }
     table(&rows) + &notes
 }
@@ -167,7 +137,7 @@ fn status_row(endpoint: &str, status: &NodeStatus) -> [String; 11] {
 }
 
 /// Rows with aligned columns.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -188,37 +158,7 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
-    use crate::operation::Revision;
-
-    #[test]
-    fn bytes_that_are_not_text_are_printed_in_base64() {
-        let found = RangeReply {
-            revision: Revision(9),
-            count: 1,
-            more: false,
-            pairs: vec![KeyValue {
-                key: Bytes::from_static(b"k"),
-                value: Bytes::from_static(b"\xff\x00"),
-                create_revision: Revision(2),
-                mod_revision: Revision(9),
-                version: 3,
-            }],
-        };
-        assert_eq!(
-            range_json(&found),
-            json!({
-                "revision": 9, "count": 1, "more": false,
-                "kvs": [{
-                    "key": "k", "value_base64": "/wA=",
-                    "create_revision": 2, "mod_revision": 9, "version": 3,
-                }],
-            })
-        );
-        assert_eq!(range_lines(&found), b"k\n\xff\x00\n");
-    }
 
     #[test]
     fn columns_are_aligned() {

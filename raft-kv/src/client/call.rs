@@ -17,6 +17,10 @@ pub struct CallPolicy {
     pub deadline: Duration,
     /// How long the first attempt of a repeatable call may take; each later one twice as long.
     pub first_attempt: Duration,
+    /// How long to get a connection for the first attempt; for each later one twice as long.
+    pub first_connect: Duration,
+    /// Silence after which the other endpoints are asked whether somebody else leads by now.
+    pub doubt_after: Duration,
     /// First pause between attempts; later ones are twice as long, each with jitter.
     pub pause_min: Duration,
     /// Longest pause between attempts.
@@ -27,7 +31,9 @@ impl Default for CallPolicy {
     fn default() -> Self {
         Self {
             deadline: Duration::from_secs(5),
-            first_attempt: Duration::from_millis(300),
+            first_attempt: Duration::from_millis(1_000),
+            first_connect: Duration::from_millis(300),
+            doubt_after: Duration::from_millis(150),
             pause_min: Duration::from_millis(10),
             pause_max: Duration::from_millis(100),
         }
@@ -100,8 +106,21 @@ pub struct Bounds {
     pub connect: Duration,
     /// Without a sign that the server makes progress.
     pub attempt: Duration,
+    /// Without such a sign, until others are asked who leads.
+    pub doubt: Duration,
+    /// What happens when somebody else leads by now.
+    pub patience: Patience,
     /// Whatever happens: then the call is out of time.
     pub deadline: Duration,
+}
+
+/// What a call does that waits for an endpoint when it hears that another one leads by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// It is made again there.
+    Switches,
+    /// It waits on, because it must not be made twice.
+    Stays,
 }
 
 /// How an attempt ended.
@@ -136,6 +155,9 @@ pub enum CallError {
         /// What the last attempt ran into.
         last: Problem,
     },
+    /// One endpoint, which was meant, did not answer.
+    #[error("unreachable: {0}")]
+    Unreachable(Problem),
     /// The write may have been carried out, or may yet be.
     #[error("outcome unknown, the write may or may not have been carried out: {0}")]
     Unknown(Problem),
@@ -191,15 +213,19 @@ impl Call {
     pub fn bounds(&self, elapsed: Duration) -> Bounds {
         let deadline = self.policy.deadline.saturating_sub(elapsed);
         let factor = 1u32 << self.attempts.min(8);
-        let connect = deadline.min(self.policy.first_attempt.saturating_mul(factor));
-        let attempt = match self.repetition {
+        let grown = |first: Duration| deadline.min(first.saturating_mul(factor));
+        let (attempt, patience) = match self.repetition {
             // Giving up early would only make the outcome unknown.
-            Repetition::Forbidden => deadline,
-            Repetition::Harmless | Repetition::CountedOnce => connect,
+            Repetition::Forbidden => (deadline, Patience::Stays),
+            Repetition::Harmless | Repetition::CountedOnce => {
+                (grown(self.policy.first_attempt), Patience::Switches)
+            }
         };
         Bounds {
-            connect,
+            connect: grown(self.policy.first_connect),
             attempt,
+            doubt: self.policy.doubt_after,
+            patience,
             deadline,
         }
     }
@@ -411,7 +437,11 @@ mod tests {
         assert_eq!(read.bounds(late).attempt, Duration::from_millis(100));
         assert_eq!(read.bounds(NOW).deadline, Duration::from_secs(5));
         let one_shot = call(Repetition::Forbidden);
-        assert_eq!(one_shot.bounds(NOW).connect, first);
+        assert_eq!(one_shot.bounds(NOW).patience, Patience::Stays);
+        assert_eq!(
+            one_shot.bounds(NOW).connect,
+            CallPolicy::default().first_connect
+        );
         assert_eq!(one_shot.bounds(NOW).attempt, Duration::from_secs(5));
     }
 

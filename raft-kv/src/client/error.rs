@@ -6,6 +6,7 @@ use thiserror::Error;
 use super::call::{CallError, Problem};
 use crate::codec::DecodeError;
 use crate::limits::LimitError;
+use crate::protocol::ServerRefusal;
 use crate::reply::Refusal;
 
 /// Why a call of the client has no result.
@@ -40,7 +41,9 @@ impl ClientError {
     pub const fn is_unknown(&self) -> bool {
         match self {
             Self::Call(CallError::Unknown(_)) => true,
-            Self::Call(CallError::Refused(_) | CallError::TimedOut { .. })
+            Self::Call(
+                CallError::Refused(_) | CallError::TimedOut { .. } | CallError::Unreachable(_),
+            )
             | Self::Setup(_)
             | Self::NoEndpoint
             | Self::Limit(_)
@@ -48,6 +51,17 @@ impl ClientError {
             | Self::Malformed(_)
             | Self::Mismatched => false,
         }
+    }
+
+    /// Whether the snapshot that was being read has been removed by its node; ask for a new one.
+    #[must_use]
+    pub const fn is_snapshot_gone(&self) -> bool {
+        matches!(
+            self,
+            Self::Call(CallError::Refused(Problem::Refused(
+                ServerRefusal::SnapshotGone
+            )))
+        )
     }
 
     /// The error of a write whose session is gone: whether an earlier attempt was carried out is

@@ -4,9 +4,10 @@ use bytes::Bytes;
 use raft_net::client::{RequestError, Response, Sent};
 use tokio::time::Instant;
 
-use super::call::{Attempt, Bounds, Problem};
-use super::pool::Connected;
+use super::call::{Attempt, Bounds, Patience, Problem};
+use super::pool::{Connected, Pool};
 use super::request::Request;
+use super::scout::Doubt;
 use crate::protocol::{self, Redirect, RequestKind, ResponseKind, ServerRefusal};
 
 /// What a server answered: the kind and the body.
@@ -14,8 +15,10 @@ pub(super) type Answer = (ResponseKind, Bytes);
 
 /// Sends a request and waits for its answer: for as long as `bounds` say, and, until the call's
 /// deadline, as long as the server answers other requests. One that is only busy is not asked
-/// twice.
+/// twice. While it is silent, others are asked who leads; if that is another endpoint by now, and
+/// the call may be repeated, the wait is over.
 pub(super) async fn exchange(
+    pool: &Pool,
     connected: &Connected,
     request: &Request,
     bounds: Bounds,
@@ -31,22 +34,58 @@ pub(super) async fn exchange(
     let began = Instant::now();
     let deadline = began + bounds.deadline;
     // Patience ends so long after the last sign of progress.
-    let patience = || deadline.min(began.max(activity.last()) + bounds.attempt);
+    let patience = |bound| deadline.min(began.max(activity.last()) + bound);
+    let no_answer = || Attempt::Unsure(Problem::NoAnswer(address.to_string()));
     loop {
-        let until = patience();
+        let until = patience(bounds.doubt.min(bounds.attempt));
         match tokio::time::timeout_at(until, &mut asked).await {
-            Err(_) if until < patience() => {}
-            Err(_) => return Attempt::Unsure(Problem::NoAnswer(address.to_string())),
-            Ok(Err(error)) => return request_failed(address, &error),
-            Ok(Ok(response)) => {
-                let attempt = attempt_of(address, response);
-                if shows_progress(request.kind, &attempt) {
-                    activity.note();
-                }
-                return attempt;
+            Err(_) => {}
+            Ok(outcome) => return answered(connected, request.kind, outcome),
+        }
+        if Instant::now() >= patience(bounds.attempt) {
+            return no_answer();
+        }
+        if until < patience(bounds.doubt) {
+            continue;
+        }
+        pool.signals().doubt(Doubt::Silent(connection.node()));
+        let look_again = Instant::now() + bounds.doubt;
+        tokio::select! {
+            outcome = &mut asked => return answered(connected, request.kind, outcome),
+            () = moved_elsewhere(pool, address), if bounds.patience == Patience::Switches => {
+                return no_answer();
             }
+            () = tokio::time::sleep_until(look_again.min(patience(bounds.attempt))) => {}
         }
     }
+}
+
+/// Waits until another endpoint is to be asked than this one.
+async fn moved_elsewhere(pool: &Pool, address: &str) {
+    let mut moved = pool.signals().moved();
+    while !pool.is_elsewhere(address) {
+        if moved.changed().await.is_err() {
+            // Nobody looks for another endpoint.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn answered(
+    connected: &Connected,
+    kind: RequestKind,
+    outcome: Result<Response, RequestError>,
+) -> Attempt<Answer> {
+    let address = &connected.address;
+    let response = match outcome {
+        Ok(response) => response,
+        Err(error) => return request_failed(address, &error),
+    };
+    let attempt = attempt_of(address, response);
+    if shows_progress(kind, &attempt) {
+        connected.activity.note();
+    }
+    attempt
 }
 
 /// Whether an answer shows that the cluster makes progress through this server. A server that is
@@ -56,7 +95,13 @@ fn shows_progress(kind: RequestKind, attempt: &Attempt<Answer>) -> bool {
         RequestKind::Write | RequestKind::Read | RequestKind::Register | RequestKind::KeepAlive => {
             true
         }
-        RequestKind::ReadLocal | RequestKind::Status | RequestKind::Transfer => false,
+        RequestKind::ReadLocal
+        | RequestKind::Status
+        | RequestKind::Transfer
+        | RequestKind::Members
+        | RequestKind::ChangeMembers
+        | RequestKind::TakeSnapshot
+        | RequestKind::ReadSnapshot => false,
     };
     needs_quorum && matches!(attempt, Attempt::Answered(_))
 }
@@ -94,9 +139,12 @@ fn attempt_of(address: &str, response: Response) -> Attempt<Answer> {
         return unsure(format!("response of unknown kind {}", response.kind));
     };
     match kind {
-        ResponseKind::Answer | ResponseKind::Status | ResponseKind::Done => {
-            Attempt::Answered((kind, response.body))
-        }
+        ResponseKind::Answer
+        | ResponseKind::Status
+        | ResponseKind::Done
+        | ResponseKind::Members
+        | ResponseKind::Snapshot
+        | ResponseKind::SnapshotPart => Attempt::Answered((kind, response.body)),
         ResponseKind::Redirect => match protocol::from_body::<Redirect>(&response.body) {
             Ok(redirect) => Attempt::Redirected {
                 from: address.to_owned(),

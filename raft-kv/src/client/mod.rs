@@ -22,12 +22,16 @@
 //! ```
 
 pub mod call;
+mod cluster;
 mod error;
 mod exchange;
+mod pages;
 mod pool;
 mod request;
 pub mod route;
+mod scout;
 mod session;
+mod snapshot;
 pub mod window;
 
 use std::sync::Arc;
@@ -37,31 +41,36 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use raft_net::TlsIdentity;
 use raft_net::client::{ClientEndpoint, ClientOptions};
-use raft_proto::NodeId;
-use tokio::task::JoinSet;
+use tokio::task::AbortHandle;
 
 use self::call::{Attempt, Bounds, Call, CallPolicy, Next, Problem, Repetition};
+pub use self::cluster::STATUS_BOUND;
 pub use self::error::ClientError;
 use self::exchange::{Answer, exchange};
+pub use self::pages::Pages;
+pub use self::pool::Discovery;
 use self::pool::Pool;
 use self::request::Request;
 pub use self::request::Write;
 use self::route::Advice;
 pub use self::session::Session;
+pub use self::snapshot::TAKE_SNAPSHOT_BOUND;
 use crate::command::Query;
 use crate::limits::{MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, SESSION_TTL_MS_DEFAULT};
 use crate::operation::{KeyRange, RangeQuery};
 use crate::protocol::{
     self, NodeStatus, Redirect, RegisterRequest, RequestKind, ResponseKind, ServerRefusal,
-    TransferRequest,
 };
-use crate::reply::{KeyValue, RangeReply, Reply, WriteReply};
+use crate::reply::{KeyValue, RangeReply, Reply, TxnReply, WriteReply};
+use crate::txn::Txn;
 
 /// What a client needs to know.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
     /// Endpoints of the cluster, `host:port`; one that works is enough.
     pub endpoints: Vec<String>,
+    /// Whether the cluster's other members are asked, too, and new ones that join.
+    pub discovery: Discovery,
     /// The client's certificate, and the authorities it trusts.
     pub tls: TlsIdentity,
     /// Deadline and pauses of every call.
@@ -81,6 +90,7 @@ impl ClientConfig {
     pub fn new(endpoints: Vec<String>, tls: TlsIdentity) -> Self {
         Self {
             endpoints,
+            discovery: Discovery::default(),
             tls,
             policy: CallPolicy::default(),
             connections: 1,
@@ -107,11 +117,21 @@ pub struct Client {
 }
 
 struct Inner {
-    pool: Pool,
+    pool: Arc<Pool>,
+    /// The task that looks around.
+    scout: Option<AbortHandle>,
     policy: CallPolicy,
     session_ttl_ms: u64,
     /// Grows with every call, for the jitter of its pauses.
     seed: AtomicU64,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(scout) = &self.scout {
+            scout.abort();
+        }
+    }
 }
 
 impl Client {
@@ -135,9 +155,25 @@ impl Client {
         let mut seed = [0; 8];
         // Without randomness the pauses of clients started together are alike, nothing worse.
         let _ = getrandom::fill(&mut seed);
+        let pool = Pool::new(
+            endpoint,
+            config.endpoints,
+            config.connections,
+            config.discovery,
+        );
+        let pool = Arc::new(pool);
+        let scout = match pool.discovery() {
+            Discovery::Learned => {
+                let signals = Arc::clone(pool.signals());
+                let scout = scout::run(Arc::downgrade(&pool), signals);
+                Some(tokio::spawn(scout).abort_handle())
+            }
+            Discovery::Given => None,
+        };
         Ok(Self {
             inner: Arc::new(Inner {
-                pool: Pool::new(endpoint, config.endpoints, config.connections),
+                pool,
+                scout,
                 policy: config.policy,
                 session_ttl_ms: config.session_ttl_ms,
                 seed: AtomicU64::new(u64::from_le_bytes(seed)),
@@ -160,6 +196,17 @@ impl Client {
         } else {
             Err(unexpected(&reply))
         }
+    }
+
+    /// Carries out a transaction without a session. It is sent again only as long as it certainly
+    /// has not reached a server.
+    ///
+    /// # Errors
+    /// As [`Client::write`].
+    pub async fn txn(&self, txn: &Txn<'_>) -> Result<TxnReply, ClientError> {
+        txn.check()?;
+        let request = Request::txn(txn, None);
+        txn_reply(self.call(&request, Repetition::Forbidden).await?)
     }
 
     /// Sets a key, without a session: [`Client::write`] of [`Write::put`].
@@ -224,110 +271,6 @@ impl Client {
         }
     }
 
-    /// Hands leadership to another node.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn transfer_leadership(&self, to: NodeId) -> Result<(), ClientError> {
-        let request = Request::of(RequestKind::Transfer, &TransferRequest { to });
-        match self.call(&request, Repetition::Harmless).await? {
-            (ResponseKind::Done, _) => Ok(()),
-            _ => Err(ClientError::Mismatched),
-        }
-    }
-
-    /// Asks every endpoint how it is, all at once, each within the deadline.
-    pub async fn status(&self) -> Vec<(String, Result<NodeStatus, ClientError>)> {
-        let mut asked = Vec::new();
-        for address in self.inner.pool.addresses() {
-            let client = self.clone();
-            let of_address = address.clone();
-            let task = tokio::spawn(async move { client.status_of(&of_address).await });
-            asked.push((address, task));
-        }
-        let mut all = Vec::with_capacity(asked.len());
-        for (address, task) in asked {
-            let status = task.await.unwrap_or(Err(ClientError::Mismatched));
-            all.push((address, status));
-        }
-        all
-    }
-
-    /// Asks one endpoint how it is.
-    ///
-    /// # Errors
-    /// [`ClientError`].
-    pub async fn status_of(&self, address: &str) -> Result<NodeStatus, ClientError> {
-        let mut call = self.new_call(Repetition::Harmless);
-        let started = Instant::now();
-        loop {
-            let bounds = call.bounds(started.elapsed());
-            let attempt = self.ask_status(address, bounds).await;
-            match call.next(attempt, started.elapsed()) {
-                Next::Done(answer) => return status_of(answer?),
-                Next::Retry { after } => tokio::time::sleep(after).await,
-            }
-        }
-    }
-
-    /// Finds the leader by asking everybody, and sends it all further calls. Reads are answered
-    /// by every node, but a follower has to ask the leader first.
-    ///
-    /// # Errors
-    /// [`ClientError`] if nobody names a leader within the deadline.
-    pub async fn prefer_leader(&self) -> Result<NodeStatus, ClientError> {
-        let mut call = self.new_call(Repetition::Harmless);
-        let started = Instant::now();
-        loop {
-            let bounds = call.bounds(started.elapsed());
-            if let Some((address, status)) = self.find_leader(bounds).await {
-                self.inner.pool.prefer(&address);
-                return Ok(status);
-            }
-            let nobody = Attempt::NotDone(Problem::NoLeader("any endpoint".to_owned()));
-            match call.next::<()>(nobody, started.elapsed()) {
-                Next::Done(Err(error)) => return Err(error.into()),
-                Next::Done(Ok(())) => return Err(ClientError::Mismatched),
-                Next::Retry { after } => tokio::time::sleep(after).await,
-            }
-        }
-    }
-
-    /// Asks everybody once, until somebody says that it leads.
-    async fn find_leader(&self, bounds: Bounds) -> Option<(String, NodeStatus)> {
-        let mut asked = JoinSet::new();
-        for address in self.inner.pool.addresses() {
-            let client = self.clone();
-            asked.spawn(async move {
-                let attempt = client.ask_status(&address, bounds).await;
-                (address, attempt)
-            });
-        }
-        while let Some(joined) = asked.join_next().await {
-            if let Ok((address, Attempt::Answered(answer))) = joined
-                && let Ok(status) = status_of(answer)
-                && status.leader == Some(status.id)
-            {
-                return Some((address, status));
-            }
-        }
-        None
-    }
-
-    async fn ask_status(&self, address: &str, bounds: Bounds) -> Attempt<Answer> {
-        let request = Request::empty(RequestKind::Status);
-        match self.inner.pool.connect_to(address, bounds.connect).await {
-            Ok(connected) => exchange(&connected, &request, bounds).await,
-            Err(error) if error::is_permanent(&error) => {
-                Attempt::NotDone(Problem::Incompatible(error.to_string()))
-            }
-            Err(error) => Attempt::NotDone(Problem::NotConnected {
-                address: address.to_owned(),
-                reason: error.to_string(),
-            }),
-        }
-    }
-
     /// Closes all connections and tells the servers, within `bound`.
     pub async fn close(&self, bound: Duration) {
         self.inner.pool.shutdown(bound).await;
@@ -348,9 +291,16 @@ impl Client {
             match call.next(attempt, started.elapsed()) {
                 Next::Done(answer) => return Ok(answer?),
                 Next::Retry { after } if after.is_zero() => {}
-                Next::Retry { after } => tokio::time::sleep(after).await,
+                Next::Retry { after } => self.pause(after).await,
             }
         }
+    }
+
+    /// Waits, but not longer than until a leader is found.
+    async fn pause(&self, after: Duration) {
+        let mut moved = self.inner.pool.signals().moved();
+        // Whichever comes first: there is nothing else to tell.
+        let _ = tokio::time::timeout(after, moved.changed()).await;
     }
 
     async fn attempt(&self, request: &Request, bounds: Bounds) -> Attempt<Answer> {
@@ -359,7 +309,7 @@ impl Client {
             Ok(connected) => connected,
             Err(failed) => return failed,
         };
-        let attempt = exchange(&connected, request, bounds).await;
+        let attempt = exchange(pool, &connected, request, bounds).await;
         let address = &connected.address;
         match attempt {
             Attempt::Redirected { from, redirect } => {
@@ -397,7 +347,11 @@ const fn leaves(refusal: &ServerRefusal) -> bool {
         | ServerRefusal::Malformed
         | ServerRefusal::NotTransferred { .. }
         | ServerRefusal::TooManyOperations { .. }
-        | ServerRefusal::DuplicateKey => false,
+        | ServerRefusal::DuplicateKey
+        | ServerRefusal::LeaderNotReady
+        | ServerRefusal::MembersNotChanged { .. }
+        | ServerRefusal::NoSnapshot { .. }
+        | ServerRefusal::SnapshotGone => false,
     }
 }
 
@@ -405,6 +359,15 @@ fn reply_of(answer: Answer) -> Result<Reply, ClientError> {
     match answer {
         (ResponseKind::Answer, body) => Ok(Reply::from_bytes(&body)?),
         _ => Err(ClientError::Mismatched),
+    }
+}
+
+fn txn_reply(answer: Answer) -> Result<TxnReply, ClientError> {
+    let reply = reply_of(answer)?;
+    if let Reply::Txn(done) = reply {
+        Ok(done)
+    } else {
+        Err(unexpected(&reply))
     }
 }
 

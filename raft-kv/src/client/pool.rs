@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 use super::call::{Attempt, Problem};
 use super::error::is_permanent;
 use super::route::{Advice, Route};
-use crate::protocol::Redirect;
+use super::scout::{Doubt, Signals};
+use crate::protocol::{MemberList, Redirect};
 
 /// How long an endpoint has to accept us before the next one is asked, too.
 const HEAD_START: Duration = Duration::from_millis(50);
@@ -60,11 +61,26 @@ pub(super) struct Pool {
     connections_per_peer: usize,
     started: Instant,
     state: Mutex<State>,
+    signals: Arc<Signals>,
+    discovery: Discovery,
+}
+
+/// Where a client's endpoints come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Discovery {
+    /// From the cluster: the addresses of its members, from the first answer on and after every
+    /// change. Those that were given are the way in, and are tried again if all else fails.
+    #[default]
+    Learned,
+    /// From the configuration only: these nodes are meant, and no others.
+    Given,
 }
 
 struct State {
     route: Route,
     peers: HashMap<String, Arc<Peer>>,
+    /// Cluster, term and commit index of the newest list of members.
+    known: Option<(String, u64, u64)>,
 }
 
 /// The connections to one endpoint.
@@ -73,6 +89,13 @@ struct Peer {
     slots: Vec<Slot>,
     next: AtomicUsize,
     activity: Arc<Activity>,
+}
+
+/// Whether a connection was made for the call that got it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Age {
+    New,
+    Known,
 }
 
 #[derive(Default)]
@@ -87,6 +110,7 @@ impl Pool {
         endpoint: ClientEndpoint,
         endpoints: Vec<String>,
         connections_per_peer: usize,
+        discovery: Discovery,
     ) -> Self {
         Self {
             endpoint,
@@ -95,17 +119,31 @@ impl Pool {
             state: Mutex::new(State {
                 route: Route::new(endpoints),
                 peers: HashMap::new(),
+                known: None,
             }),
+            signals: Signals::new(),
+            discovery,
         }
+    }
+
+    /// Where calls tell of doubts, and hear of another endpoint to ask.
+    pub(super) fn signals(&self) -> &Arc<Signals> {
+        &self.signals
+    }
+
+    /// Whether the scout has anything to do.
+    pub(super) const fn discovery(&self) -> Discovery {
+        self.discovery
     }
 
     /// A connection to the endpoint that is asked at the moment, made within `bound` if there is
     /// none; without such an endpoint, to whichever answers first.
     pub(super) async fn connect<T>(&self, bound: Duration) -> Result<Connected, Attempt<T>> {
+        self.signals.note_use();
         let preferred = self.preferred();
         if let Some(peer) = preferred {
-            return match peer.connect(&self.endpoint, bound).await {
-                Ok(connection) => Ok(peer.connected(connection)),
+            return match self.connect_peer(&peer, bound).await {
+                Ok(connected) => Ok(connected),
                 Err(error) => {
                     self.fails(&peer.address);
                     Err(Attempt::NotDone(not_connected(&peer.address, &error)))
@@ -122,8 +160,28 @@ impl Pool {
         bound: Duration,
     ) -> Result<Connected, ConnectError> {
         let peer = self.state().peer(address, self.connections_per_peer);
-        let connection = peer.connect(&self.endpoint, bound).await?;
+        self.connect_peer(&peer, bound).await
+    }
+
+    async fn connect_peer(
+        &self,
+        peer: &Arc<Peer>,
+        bound: Duration,
+    ) -> Result<Connected, ConnectError> {
+        let (connection, age) = peer.connect(&self.endpoint, bound).await?;
+        if age == Age::New {
+            self.is_connected(peer, &connection);
+        }
         Ok(peer.connected(connection))
+    }
+
+    /// A new connection tells which node is there, and is an occasion to ask for the members.
+    fn is_connected(&self, peer: &Peer, connection: &ClientConnection) {
+        let mut state = self.state();
+        if state.route.knows(&peer.address) {
+            state.route.identify(&peer.address, connection.node());
+        }
+        self.signals.refresh();
     }
 
     /// Asks one endpoint after the other, without waiting long for any; the first that accepts us
@@ -147,12 +205,18 @@ impl Pool {
             match tokio::time::timeout(patience, attempts.join_next()).await {
                 // Nothing yet: ask the next one, too.
                 Err(_) | Ok(Some(Err(_))) => {}
-                Ok(Some(Ok((peer, Ok(connection))))) => {
+                Ok(Some(Ok((peer, Ok((connection, age)))))) => {
                     self.state().route.works(&peer.address);
+                    if age == Age::New {
+                        self.is_connected(&peer, &connection);
+                    }
                     return Ok(peer.connected(connection));
                 }
                 Ok(Some(Ok((peer, Err(error))))) => problems.push((peer, error)),
-                Ok(None) => return Err(Attempt::NotDone(nobody_connected(&problems))),
+                Ok(None) => {
+                    self.start_over();
+                    return Err(Attempt::NotDone(nobody_connected(&problems)));
+                }
             }
         }
     }
@@ -171,7 +235,50 @@ impl Pool {
     /// An endpoint says that it does not lead.
     pub(super) fn redirected(&self, from: &str, redirect: &Redirect) -> Advice {
         let now = self.now();
-        self.state().route.redirected(from, redirect, now)
+        let advice = self.state().route.redirected(from, redirect, now);
+        match advice {
+            Advice::Follow => self.signals.refresh(),
+            Advice::Wait => self.signals.doubt(Doubt::Leaderless),
+        }
+        advice
+    }
+
+    /// Somebody tells who belongs to the cluster: its endpoints from now on, unless that is older
+    /// than what is known.
+    pub(super) fn adopt(&self, list: &MemberList) {
+        if self.discovery == Discovery::Given || list.members.is_empty() {
+            return;
+        }
+        let mut state = self.state();
+        if state.known.as_ref().is_some_and(|(cluster, term, index)| {
+            *cluster == list.cluster && (list.term, list.commit_index) < (*term, *index)
+        }) {
+            return;
+        }
+        state.known = Some((list.cluster.clone(), list.term, list.commit_index));
+        state.route.set_members(&list.members);
+        let State { route, peers, .. } = &mut *state;
+        // Calls under way keep their connections until they end.
+        peers.retain(|address, _| route.knows(address));
+    }
+
+    /// Nobody can be reached: whoever answers next is believed, and may be one of those given.
+    fn start_over(&self) {
+        let mut state = self.state();
+        state.known = None;
+        state.route.start_over();
+    }
+
+    /// The endpoint that is asked at the moment.
+    pub(super) fn preferred_address(&self) -> Option<String> {
+        self.state().route.preferred().map(str::to_owned)
+    }
+
+    /// Whether calls are to ask another endpoint than this one.
+    pub(super) fn is_elsewhere(&self, address: &str) -> bool {
+        let state = self.state();
+        let preferred = state.route.preferred();
+        preferred.is_some_and(|preferred| preferred != address)
     }
 
     /// Asks this endpoint from now on, until it fails.
@@ -181,6 +288,12 @@ impl Pool {
             state.route.leave(&before);
         }
         state.route.works(address);
+    }
+
+    /// Asks this endpoint, which has just answered, from now on.
+    pub(super) fn prefer_working(&self, address: &str) {
+        self.state().route.trust(address);
+        self.prefer(address);
     }
 
     /// All endpoints known.
@@ -249,16 +362,16 @@ impl Peer {
         &self,
         endpoint: &ClientEndpoint,
         bound: Duration,
-    ) -> Result<ClientConnection, ConnectError> {
+    ) -> Result<(ClientConnection, Age), ConnectError> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let slot = &self.slots[turn % self.slots.len()];
         if let Some(connection) = slot.usable() {
-            return Ok(connection);
+            return Ok((connection, Age::Known));
         }
         let asked = Instant::now();
         let mut failure = slot.connecting.lock().await;
         if let Some(connection) = slot.usable() {
-            return Ok(connection);
+            return Ok((connection, Age::Known));
         }
         // Somebody tried while we waited: trying again, one after the other, would take as many
         // timeouts as there are callers.
@@ -271,7 +384,7 @@ impl Peer {
             Ok(connection) => {
                 *slot.current() = Some(connection.clone());
                 *failure = None;
-                Ok(connection)
+                Ok((connection, Age::New))
             }
             Err(error) => {
                 *failure = Some((Instant::now(), error.clone()));

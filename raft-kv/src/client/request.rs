@@ -8,6 +8,7 @@ use crate::limits::LimitError;
 use crate::operation::{Expected, KeyRange, Operation, Revision};
 use crate::protocol::{self, RequestKind};
 use crate::session::Origin;
+use crate::txn::Txn;
 
 /// One request, encoded once and sent as often as it takes.
 #[derive(Clone, Debug)]
@@ -30,6 +31,21 @@ impl Request {
             kind: RequestKind::Write,
             head,
             payload: write.value.clone(),
+        }
+    }
+
+    pub(super) fn txn(txn: &Txn<'_>, origin: Option<Origin>) -> Self {
+        let txn = txn.clone();
+        let encoded = Command::Txn { origin, txn }.encode();
+        assert_eq!(
+            encoded.values,
+            [b"", b""],
+            "a transaction's values are in its head"
+        );
+        Self {
+            kind: RequestKind::Write,
+            head: encoded.head,
+            payload: Bytes::new(),
         }
     }
 
@@ -70,11 +86,20 @@ pub struct Write {
 enum Change {
     Put(Bytes),
     Append(Bytes),
-    Delete(Bytes),
-    DeletePrefix(Bytes),
+    Delete(Keys),
+    Compact(Revision),
     SwapAbsent(Bytes),
     SwapValue(Bytes, Bytes),
     SwapRevision(Bytes, Revision),
+}
+
+/// A range that owns its keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Keys {
+    One(Bytes),
+    Interval(Bytes, Bytes),
+    From(Bytes),
+    Prefix(Bytes),
 }
 
 impl Write {
@@ -100,7 +125,7 @@ impl Write {
     #[must_use]
     pub fn delete(key: impl Into<Bytes>) -> Self {
         Self {
-            change: Change::Delete(key.into()),
+            change: Change::Delete(Keys::One(key.into())),
             value: Bytes::new(),
         }
     }
@@ -109,7 +134,32 @@ impl Write {
     #[must_use]
     pub fn delete_prefix(prefix: impl Into<Bytes>) -> Self {
         Self {
-            change: Change::DeletePrefix(prefix.into()),
+            change: Change::Delete(Keys::Prefix(prefix.into())),
+            value: Bytes::new(),
+        }
+    }
+
+    /// Removes all keys of a range.
+    #[must_use]
+    pub fn delete_range(range: &KeyRange<'_>) -> Self {
+        let copy = Bytes::copy_from_slice;
+        let keys = match range {
+            KeyRange::One(key) => Keys::One(copy(key)),
+            KeyRange::Interval { from, to } => Keys::Interval(copy(from), copy(to)),
+            KeyRange::From(key) => Keys::From(copy(key)),
+            KeyRange::Prefix(prefix) => Keys::Prefix(copy(prefix)),
+        };
+        Self {
+            change: Change::Delete(keys),
+            value: Bytes::new(),
+        }
+    }
+
+    /// Forgets what only reads before this revision could see.
+    #[must_use]
+    pub fn compact(revision: Revision) -> Self {
+        Self {
+            change: Change::Compact(revision),
             value: Bytes::new(),
         }
     }
@@ -165,11 +215,16 @@ impl Write {
         match &self.change {
             Change::Put(key) => Operation::Put { key, value },
             Change::Append(key) => Operation::Append { key, value },
-            Change::Delete(key) => Operation::Delete {
-                range: KeyRange::One(key),
+            Change::Delete(keys) => Operation::Delete {
+                range: match keys {
+                    Keys::One(key) => KeyRange::One(key),
+                    Keys::Interval(from, to) => KeyRange::Interval { from, to },
+                    Keys::From(key) => KeyRange::From(key),
+                    Keys::Prefix(prefix) => KeyRange::Prefix(prefix),
+                },
             },
-            Change::DeletePrefix(prefix) => Operation::Delete {
-                range: KeyRange::Prefix(prefix),
+            Change::Compact(revision) => Operation::Compact {
+                revision: *revision,
             },
             Change::SwapAbsent(key) => swap(key, Expected::Absent),
             Change::SwapValue(key, old) => swap(key, Expected::Value(old)),
@@ -195,6 +250,12 @@ mod tests {
             Write::append("k", "more"),
             Write::delete("k"),
             Write::delete_prefix("k/"),
+            Write::delete_range(&KeyRange::From(b"k")),
+            Write::delete_range(&KeyRange::Interval {
+                from: b"a",
+                to: b"k",
+            }),
+            Write::compact(Revision(7)),
             Write::create("k", "first"),
             Write::swap("k", "old", "new"),
             Write::swap_revision("k", Revision(7), ""),

@@ -1,12 +1,20 @@
 //! Which endpoint to ask: the last that worked, the leader it named, or any. Pure: time is an
 //! argument, counted from any fixed moment.
+//!
+//! The endpoints change with the cluster: [`Route::set_members`] adds the addresses of new members
+//! and drops those of former ones. An endpoint that was given under another name than the
+//! member's own (an alias, a forwarded port) stays as long as the node behind it is a member. The
+//! endpoints that were given are never forgotten: [`Route::start_over`] returns to them.
 
 use std::time::Duration;
 
-use crate::protocol::Redirect;
+use raft_proto::NodeId;
 
-/// Most endpoints a client remembers: those it was given, and leaders it was told of.
-pub const MAX_ENDPOINTS: usize = 64;
+use crate::protocol::{MemberInfo, Redirect};
+
+/// Most endpoints a client remembers: those it was given, those of the members, and leaders it
+/// was told of.
+pub const MAX_ENDPOINTS: usize = 128;
 /// How long an endpoint that failed is avoided: about as long as the others may still take it for
 /// the leader. Theirs is no good advice then.
 pub const SUSPICION: Duration = Duration::from_millis(750);
@@ -19,6 +27,8 @@ pub struct Route {
     preferred: Option<usize>,
     /// Where a search among all of them begins, so that not every search asks the same first.
     first: usize,
+    /// What was given at the start.
+    given: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +36,8 @@ struct Endpoint {
     address: String,
     /// It failed, and is avoided until then.
     suspect_until: Duration,
+    /// Which node answered there last.
+    node: Option<NodeId>,
 }
 
 /// What to do after a redirect.
@@ -46,11 +58,52 @@ impl Route {
             endpoints: Vec::new(),
             preferred: None,
             first: 0,
+            given: Vec::new(),
         };
         for endpoint in endpoints {
             route.position_of(&endpoint);
         }
+        route.given = route.endpoints().map(str::to_owned).collect();
         route
+    }
+
+    /// Whether the endpoint is known.
+    #[must_use]
+    pub fn knows(&self, address: &str) -> bool {
+        self.endpoints().any(|endpoint| endpoint == address)
+    }
+
+    /// This node has answered at this endpoint.
+    pub fn identify(&mut self, address: &str, node: NodeId) {
+        if let Some(index) = self.position_of(address) {
+            self.endpoints[index].node = Some(node);
+        }
+    }
+
+    /// These are the members now: their addresses are endpoints, and what leads to no member is
+    /// none any more.
+    pub fn set_members(&mut self, members: &[MemberInfo]) {
+        assert!(!members.is_empty(), "a cluster has members");
+        let preferred = self.preferred().map(str::to_owned);
+        self.endpoints.retain(|endpoint| {
+            members.iter().any(|member| {
+                member.address == endpoint.address || endpoint.node == Some(member.id)
+            })
+        });
+        for member in members {
+            self.position_of(&member.address);
+        }
+        self.preferred =
+            preferred.and_then(|address| self.endpoints.iter().position(|e| e.address == address));
+        self.first %= self.endpoints.len().max(1);
+    }
+
+    /// None of the endpoints can be reached: those that were given are tried again, too.
+    pub fn start_over(&mut self) {
+        for address in std::mem::take(&mut self.given) {
+            self.position_of(&address);
+            self.given.push(address);
+        }
     }
 
     /// The endpoint to ask; `None` means any.
@@ -81,6 +134,13 @@ impl Route {
     pub fn works(&mut self, address: &str) {
         if self.preferred.is_none() {
             self.preferred = self.position_of(address);
+        }
+    }
+
+    /// An endpoint that failed has answered again.
+    pub fn trust(&mut self, address: &str) {
+        if let Some(index) = self.position_of(address) {
+            self.endpoints[index].suspect_until = Duration::ZERO;
         }
     }
 
@@ -143,6 +203,7 @@ impl Route {
             self.endpoints.push(Endpoint {
                 address: address.to_owned(),
                 suspect_until: Duration::ZERO,
+                node: None,
             });
             Some(self.endpoints.len() - 1)
         })
@@ -218,6 +279,56 @@ mod tests {
         let later = NOW + SUSPICION;
         assert_eq!(route.redirected("b:2", &to("a:1"), later), Advice::Follow);
         assert_eq!(route.preferred(), Some("a:1"));
+    }
+
+    fn members(list: &[(u64, &str)]) -> Vec<MemberInfo> {
+        let member = |(id, address): &(u64, &str)| MemberInfo {
+            id: NodeId(*id),
+            address: (*address).to_owned(),
+            role: crate::protocol::MemberRole::Voter,
+            incarnation: None,
+        };
+        list.iter().map(member).collect()
+    }
+
+    #[test]
+    fn endpoints_follow_the_members() {
+        let mut route = route();
+        route.works("b:2");
+        route.set_members(&members(&[(2, "b:2"), (3, "c:3"), (4, "d:4")]));
+        assert_eq!(route.all(NOW), ["b:2", "c:3", "d:4"]);
+        assert_eq!(route.preferred(), Some("b:2"));
+        route.set_members(&members(&[(4, "d:4"), (5, "e:5")]));
+        assert_eq!(
+            (route.preferred(), route.all(NOW)),
+            (None, vec!["d:4", "e:5"])
+        );
+        // Should all of them be gone, the first ones may be back.
+        route.start_over();
+        assert_eq!(route.all(NOW), ["d:4", "e:5", "a:1", "b:2", "c:3"]);
+    }
+
+    #[test]
+    fn another_name_of_a_member_stays_until_the_member_goes() {
+        let mut route = Route::new(["forwarded:9".to_owned(), "old:8".to_owned()]);
+        route.identify("forwarded:9", NodeId(2));
+        route.works("forwarded:9");
+        route.set_members(&members(&[(1, "a:1"), (2, "b:2")]));
+        assert_eq!(route.all(NOW), ["forwarded:9", "a:1", "b:2"]);
+        assert_eq!(route.preferred(), Some("forwarded:9"));
+        route.set_members(&members(&[(1, "a:1"), (3, "c:3")]));
+        assert_eq!(
+            (route.preferred(), route.all(NOW)),
+            (None, vec!["a:1", "c:3"])
+        );
+    }
+
+    #[test]
+    fn suspicion_survives_a_change_of_members() {
+        let mut route = route();
+        route.fails("a:1", NOW);
+        route.set_members(&members(&[(1, "a:1"), (2, "b:2"), (9, "x:9")]));
+        assert_eq!(route.all(NOW), ["b:2", "x:9", "a:1"]);
     }
 
     #[test]

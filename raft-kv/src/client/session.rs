@@ -13,8 +13,9 @@ use super::request::{Request, Write};
 use super::window::Window;
 use super::{Client, ClientError, reply_of, unexpected};
 use crate::protocol::{KeepAliveRequest, RequestKind};
-use crate::reply::{Reply, WriteReply};
+use crate::reply::{Reply, TxnReply, WriteReply};
 use crate::session::{Origin, Sequence, SessionId};
+use crate::txn::Txn;
 
 /// A session of a client. Many writes may be under way at a time, each counts once, and each may
 /// be carried out before or after any other that is under way with it.
@@ -85,26 +86,51 @@ impl Session {
     /// expired, while the write may have been carried out.
     pub async fn write(&self, write: &Write) -> Result<WriteReply, ClientError> {
         write.check()?;
+        let reply = self
+            .counted(|origin| Request::write(write, Some(origin)))
+            .await?;
+        if let Reply::Write(written) = reply {
+            return Ok(written);
+        }
+        Err(self.unexpected(&reply))
+    }
+
+    /// Carries out a transaction; it counts once, as a write does.
+    ///
+    /// # Errors
+    /// As [`Session::write`].
+    pub async fn txn(&self, txn: &Txn<'_>) -> Result<TxnReply, ClientError> {
+        txn.check()?;
+        let reply = self
+            .counted(|origin| Request::txn(txn, Some(origin)))
+            .await?;
+        if let Reply::Txn(done) = reply {
+            return Ok(done);
+        }
+        Err(self.unexpected(&reply))
+    }
+
+    /// Sends a request under the next number, as often as it takes.
+    async fn counted(&self, request: impl FnOnce(Origin) -> Request) -> Result<Reply, ClientError> {
         let state = &self.shared.state;
         let (sequence, acknowledged) = state.begin().await;
         // The number is finished when this call ends, also if its future is dropped: it will not
         // be sent again.
         let _finish = FinishOnDrop { state, sequence };
-        let origin = Origin {
+        let request = request(Origin {
             session: state.id,
             sequence,
             acknowledged,
-        };
-        let request = Request::write(write, Some(origin));
+        });
         let client = &self.shared.client;
-        let reply = reply_of(client.call(&request, Repetition::CountedOnce).await?)?;
-        if let Reply::Write(written) = reply {
-            return Ok(written);
+        reply_of(client.call(&request, Repetition::CountedOnce).await?)
+    }
+
+    fn unexpected(&self, reply: &Reply) -> ClientError {
+        if *reply == Reply::SessionExpired {
+            self.shared.state.has_expired.store(true, Ordering::Relaxed);
         }
-        if reply == Reply::SessionExpired {
-            state.has_expired.store(true, Ordering::Relaxed);
-        }
-        Err(unexpected(&reply))
+        unexpected(reply)
     }
 
     /// Sets a key: [`Session::write`] of [`Write::put`].

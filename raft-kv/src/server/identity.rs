@@ -65,6 +65,17 @@ impl TlsDir {
         names
     }
 
+    /// The cluster that the certificate of any node here names.
+    #[must_use]
+    pub fn cluster_name(&self) -> Option<String> {
+        let entries = fs::read_dir(&self.path).ok()?;
+        entries.filter_map(Result::ok).find_map(|entry| {
+            let file = entry.file_name().into_string().ok()?;
+            let id = file.strip_prefix('n')?.strip_suffix(".pem")?.parse().ok()?;
+            cluster_name(&entry.path(), NodeId(id)).ok()
+        })
+    }
+
     fn files(&self, stem: &str) -> TlsFiles {
         TlsFiles {
             certificate: self.path.join(format!("{stem}.pem")),

@@ -2,6 +2,7 @@
 
 mod config;
 mod identity;
+mod responder;
 mod service;
 mod status;
 

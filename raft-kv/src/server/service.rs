@@ -8,17 +8,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
-use raft_net::{ClientConnection, ClientHandler, SendError};
-use raft_node::{
-    LeaderHint, NodeState, ProposeError, Raft, ReadConsistency, ReadError, TransferError,
-};
+use raft_net::{ClientConnection, ClientHandler};
+use raft_node::{Raft, ReadConsistency};
 use raft_proto::NodeId;
 
+use super::responder::{Responder, Unanswered};
 use super::status::node_status;
 use crate::command::{Command, Query};
 use crate::protocol::{
-    self, KeepAliveRequest, Redirect, RegisterRequest, RequestKind, ResponseKind, ServerRefusal,
-    TransferRequest,
+    self, KeepAliveRequest, RegisterRequest, RequestKind, ServerRefusal, TransferRequest,
 };
 use crate::session::{LeaderTime, Origin};
 
@@ -106,6 +104,23 @@ impl Service {
                 }
                 Err(error) => return Err((responder, error.into())),
             },
+            RequestKind::Members | RequestKind::TakeSnapshot if !body.is_empty() => {
+                return Err((responder, ServerRefusal::Malformed));
+            }
+            RequestKind::Members => {
+                let raft = raft.clone();
+                tokio::spawn(async move { responder.members(&raft).await });
+            }
+            RequestKind::ChangeMembers => match protocol::from_body(&body) {
+                Ok(change) => {
+                    let raft = raft.clone();
+                    tokio::spawn(async move { responder.change_members(&raft, change).await });
+                }
+                Err(error) => return Err((responder, error.into())),
+            },
+            RequestKind::TakeSnapshot | RequestKind::ReadSnapshot => {
+                return Err((responder, ServerRefusal::UnknownKind { kind: kind as u8 }));
+            }
         }
         Ok(())
     }
@@ -196,11 +211,17 @@ enum HasSession {
 
 const fn changes_state(kind: RequestKind) -> bool {
     match kind {
-        RequestKind::Write | RequestKind::Register | RequestKind::KeepAlive => true,
+        RequestKind::Write
+        | RequestKind::Register
+        | RequestKind::KeepAlive
+        | RequestKind::ChangeMembers => true,
         RequestKind::Read
         | RequestKind::ReadLocal
         | RequestKind::Status
-        | RequestKind::Transfer => false,
+        | RequestKind::Transfer
+        | RequestKind::Members
+        | RequestKind::TakeSnapshot
+        | RequestKind::ReadSnapshot => false,
     }
 }
 
@@ -232,14 +253,6 @@ fn check_query(body: &[u8]) -> Result<(), ServerRefusal> {
     }
 }
 
-/// Why a node that is in this state does nothing.
-fn not_running(state: Option<NodeState>) -> ServerRefusal {
-    match state {
-        Some(NodeState::Forming { waiting_for }) => ServerRefusal::NotReady { waiting_for },
-        Some(NodeState::Running { .. } | NodeState::Stopped(_)) | None => ServerRefusal::Stopped,
-    }
-}
-
 fn propose(raft: &Raft, command: Bytes, responder: Responder) {
     raft.propose_with(command, move |outcome| match outcome {
         Ok(reply) => responder.answer(&reply),
@@ -257,166 +270,6 @@ fn read(raft: &Raft, kind: RequestKind, query: Bytes, responder: Responder) {
         Ok(reply) => responder.answer(&reply),
         Err(error) => responder.not_read(error),
     });
-}
-
-/// What an unanswered request means when its responder is dropped.
-#[derive(Clone, Copy)]
-enum Unanswered {
-    /// It was certainly not carried out.
-    NotDone,
-    /// It may have been carried out.
-    Unknown,
-    /// It was answered.
-    Answered,
-}
-
-/// Answers one request, exactly once: at the latest when it is dropped.
-struct Responder {
-    connection: ClientConnection,
-    request_id: u64,
-    raft: Arc<OnceLock<Raft>>,
-    unanswered: Unanswered,
-}
-
-impl Drop for Responder {
-    fn drop(&mut self) {
-        match self.unanswered {
-            Unanswered::Answered => {}
-            Unanswered::Unknown => self.send(ResponseKind::Unknown, &[], &[]),
-            Unanswered::NotDone => {
-                let body = protocol::to_body(&ServerRefusal::Stopped);
-                self.send(ResponseKind::Refused, &body, &[]);
-            }
-        }
-    }
-}
-
-impl Responder {
-    fn answer(mut self, reply: &Bytes) {
-        self.unanswered = Unanswered::Answered;
-        self.send(ResponseKind::Answer, &[], std::slice::from_ref(reply));
-    }
-
-    fn refuse(mut self, refusal: &ServerRefusal) {
-        self.unanswered = Unanswered::Answered;
-        let body = protocol::to_body(refusal);
-        self.send(ResponseKind::Refused, &body, &[]);
-    }
-
-    fn redirect(mut self, leader: Option<LeaderHint>) {
-        self.unanswered = Unanswered::Answered;
-        let redirect = match leader {
-            Some(LeaderHint { id, address }) => Redirect {
-                leader: Some(id),
-                address,
-            },
-            None => Redirect::default(),
-        };
-        self.send(ResponseKind::Redirect, &protocol::to_body(&redirect), &[]);
-    }
-
-    fn unknown(mut self) {
-        self.unanswered = Unanswered::Answered;
-        self.send(ResponseKind::Unknown, &[], &[]);
-    }
-
-    fn status(mut self, status: &protocol::NodeStatus) {
-        self.unanswered = Unanswered::Answered;
-        self.send(ResponseKind::Status, &protocol::to_body(status), &[]);
-    }
-
-    fn not_proposed(self, error: ProposeError) {
-        match error {
-            ProposeError::NotLeader { leader: None } => self.no_leader(),
-            ProposeError::NotLeader { leader } => self.redirect(leader),
-            ProposeError::Superseded { .. } => self.refuse(&ServerRefusal::Superseded),
-            ProposeError::Unknown => self.unknown(),
-            ProposeError::DiskUnavailable => self.refuse(&ServerRefusal::DiskUnavailable),
-            ProposeError::Overloaded => self.refuse(&ServerRefusal::Overloaded),
-            ProposeError::TooLarge { bytes, limit } => self.refuse(&ServerRefusal::TooLarge {
-                bytes: bytes as u64,
-                limit: limit as u64,
-            }),
-            ProposeError::ShutDown => self.stopped(),
-        }
-    }
-
-    fn not_read(self, error: ReadError) {
-        match error {
-            ReadError::NotConfirmed { leader: None } => self.no_leader(),
-            ReadError::NotConfirmed { leader } => self.redirect(leader),
-            ReadError::Overloaded => self.refuse(&ServerRefusal::Overloaded),
-            ReadError::TimedOut => self.refuse(&ServerRefusal::ReadNotConfirmed),
-            ReadError::ShutDown => self.stopped(),
-        }
-    }
-
-    /// A forming node knows no leader either, but can say more.
-    fn no_leader(self) {
-        match self.state() {
-            Some(NodeState::Running { .. }) => self.redirect(None),
-            other => self.refuse(&not_running(other)),
-        }
-    }
-
-    /// The node takes no requests: not any more, or not yet.
-    fn stopped(self) {
-        let refusal = not_running(self.state());
-        self.refuse(&refusal);
-    }
-
-    fn state(&self) -> Option<NodeState> {
-        self.raft.get().map(Raft::state)
-    }
-
-    fn transferred(mut self, outcome: Result<(), TransferError>) {
-        match outcome {
-            Ok(()) => {
-                self.unanswered = Unanswered::Answered;
-                self.send(ResponseKind::Done, &[], &[]);
-            }
-            Err(TransferError::NotLeader { leader }) => self.redirect(leader),
-            Err(TransferError::ShutDown) => self.refuse(&ServerRefusal::Stopped),
-            Err(
-                error @ (TransferError::NotAVoter(_)
-                | TransferError::InProgress(_)
-                | TransferError::Uncounted(_)
-                | TransferError::OtherLeader(_)
-                | TransferError::Aborted(_)
-                | TransferError::TimedOut(_)),
-            ) => self.refuse(&ServerRefusal::NotTransferred {
-                reason: error.to_string(),
-            }),
-        }
-    }
-
-    fn send(&self, kind: ResponseKind, head: &[u8], payloads: &[Bytes]) {
-        match self
-            .connection
-            .respond(self.request_id, kind as u8, head, payloads)
-        {
-            Ok(()) => {}
-            Err(SendError::TooLarge { found, limit }) => {
-                let refusal = ServerRefusal::TooLarge {
-                    bytes: found as u64,
-                    limit: limit as u64,
-                };
-                let body = protocol::to_body(&refusal);
-                let refused = ResponseKind::Refused as u8;
-                // A client that is gone needs no answer.
-                let _ = self
-                    .connection
-                    .respond(self.request_id, refused, &body, &[]);
-            }
-            Err(
-                SendError::ShutDown
-                | SendError::QueueFull(_)
-                | SendError::NotConnected(_)
-                | SendError::UnknownPeer(_)
-                | SendError::Codec(_),
-            ) => {}
-        }
-    }
 }
 
 #[cfg(test)]

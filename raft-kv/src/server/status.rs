@@ -6,7 +6,7 @@ use raft_proto::NodeId;
 
 use crate::command::Query;
 use crate::operation::Revision;
-use crate::protocol::{NodeStatus, PeerStatus};
+use crate::protocol::{MemberInfo, MemberList, NodeStatus, PeerStatus};
 use crate::reply::{Reply, StoreStatus};
 
 /// How the node is, whatever state it is in.
@@ -39,6 +39,22 @@ pub(super) async fn node_status(id: NodeId, raft: &Raft) -> NodeStatus {
         return idle;
     };
     running(idle, &status, store_status(raft).await)
+}
+
+/// The members as this node knows them; `None` while it belongs to no cluster or has stopped.
+pub(super) async fn member_list(raft: &Raft) -> Option<MemberList> {
+    let NodeState::Running { cluster } = raft.state() else {
+        return None;
+    };
+    let status = raft.status().await?;
+    Some(MemberList {
+        cluster: cluster.to_string(),
+        from: status.id,
+        leader: status.leader,
+        term: status.term.0,
+        commit_index: status.commit_index.0,
+        members: MemberInfo::all(&status.membership),
+    })
 }
 
 async fn store_status(raft: &Raft) -> Option<StoreStatus> {
