@@ -155,6 +155,10 @@ pub(super) struct ServerArgs {
         value_delimiter = ','
     )]
     pub(super) peers: Vec<PeerAddress>,
+    /// Join a cluster to which `raft-kv member add` has added this node, instead of forming a new
+    /// one. Once the node belongs to a cluster this means nothing any more.
+    #[arg(long, env = "RAFT_KV_JOIN")]
+    pub(super) join: bool,
     /// How often a leader sends heartbeats, in milliseconds.
     #[arg(long, env = "RAFT_KV_HEARTBEAT_MS", default_value_t = 100)]
     pub(super) heartbeat_ms: u64,

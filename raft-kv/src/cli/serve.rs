@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use super::args::{Common, ServerArgs};
 use super::block_on;
 use super::error::CliError;
-use crate::server::{Server, ServerConfig, Timers};
+use crate::server::{Server, ServerConfig, StartMode, Timers};
 
 pub(super) fn run(common: &Common, args: ServerArgs) -> Result<(), CliError> {
     let Some(tls_dir) = common.tls_dir.clone() else {
@@ -23,6 +23,10 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Result<(), CliError> {
         data_dir: args.data_dir,
         listen: args.listen,
         peers: args.peers,
+        start: match args.join {
+            true => StartMode::Join,
+            false => StartMode::Form,
+        },
         tls_dir,
         timers: Timers {
             heartbeat_interval_ms: args.heartbeat_ms,

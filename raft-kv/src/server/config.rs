@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use raft_node::{ApplyOn, RaftConfig};
+use raft_node::{ApplyOn, RaftConfig, StartKind};
 use raft_proto::NodeId;
 use thiserror::Error;
 
@@ -86,6 +86,16 @@ pub struct Timers {
     pub election_timeout_ms_max: u64,
 }
 
+/// What a server does while its data directory belongs to no cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StartMode {
+    /// It forms a new cluster with the peers.
+    #[default]
+    Form,
+    /// It waits for a cluster that has added it.
+    Join,
+}
+
 /// Everything a server is started with.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -95,8 +105,11 @@ pub struct ServerConfig {
     pub data_dir: PathBuf,
     /// The UDP address it listens on, for peers and clients.
     pub listen: SocketAddr,
-    /// The voters of a new cluster, this node included; the same on all of them.
+    /// The voters of a new cluster, this node included; the same on all of them. Of a node that
+    /// joins: members to dial, if there is no other way; mostly none.
     pub peers: Vec<PeerAddress>,
+    /// Whether it forms a cluster or joins one.
+    pub start: StartMode,
     /// Where `ca.pem`, `n<ID>.pem` and `n<ID>-key.pem` are.
     pub tls_dir: PathBuf,
     /// Timers of consensus.
@@ -109,7 +122,10 @@ pub struct ServerConfig {
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// No member at all.
-    #[error("no peers were given; name every initial voter, this node included, with --peer")]
+    #[error(
+        "no peers were given; name every initial voter, this node included, with --peer, or join a \
+         cluster with --join"
+    )]
     NoPeers,
     /// Two members with one id.
     #[error("node {id} is named twice, at {first} and at {second}; every member has its own id")]
@@ -151,8 +167,16 @@ impl ServerConfig {
     /// [`ConfigError`].
     pub fn to_raft(&self) -> Result<RaftConfig, ConfigError> {
         self.check_peers()?;
-        let voters = self.peers.iter().map(|p| (p.id, p.address.clone()));
-        let mut raft = RaftConfig::new(self.id, voters.collect());
+        let peers = self.peers.iter().map(|p| (p.id, p.address.clone()));
+        let mut raft = match self.start {
+            StartMode::Form => RaftConfig::new(self.id, peers.collect()),
+            StartMode::Join => RaftConfig {
+                start: StartKind::Join {
+                    peers: peers.filter(|(id, _)| *id != self.id).collect(),
+                },
+                ..RaftConfig::joining(self.id)
+            },
+        };
         raft.core.heartbeat_interval_ms = self.timers.heartbeat_interval_ms;
         raft.core.election_timeout_ms_min = self.timers.election_timeout_ms_min;
         raft.core.election_timeout_ms_max = self.timers.election_timeout_ms_max;
@@ -166,7 +190,7 @@ impl ServerConfig {
     }
 
     fn check_peers(&self) -> Result<(), ConfigError> {
-        if self.peers.is_empty() {
+        if self.peers.is_empty() && self.start == StartMode::Form {
             return Err(ConfigError::NoPeers);
         }
         let mut ids: BTreeMap<NodeId, &str> = BTreeMap::new();
@@ -187,7 +211,7 @@ impl ServerConfig {
                 });
             }
         }
-        if !ids.contains_key(&self.id) {
+        if !ids.contains_key(&self.id) && self.start == StartMode::Form {
             let peers: Vec<String> = self.peers.iter().map(PeerAddress::to_string).collect();
             return Err(ConfigError::OwnIdMissing {
                 id: self.id.0,
@@ -208,6 +232,7 @@ mod tests {
             data_dir: "data".into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 7001)),
             peers: peers.iter().map(|p| p.parse().unwrap()).collect(),
+            start: StartMode::Form,
             tls_dir: "tls".into(),
             timers: Timers {
                 heartbeat_interval_ms: 100,
@@ -232,6 +257,11 @@ mod tests {
         assert!(shared.contains("nodes 1 and 2 share"), "{shared}");
         let missing = refusal(&config(&["2=b:2", "3=c:3"]));
         assert!(missing.contains("node 1 is not among"), "{missing}");
+        for peers in [&[][..], &["2=b:2"]] {
+            let mut joining = config(peers);
+            joining.start = StartMode::Join;
+            assert!(joining.to_raft().is_ok());
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use raft_node::{FatalError, NodeState, Parts, QuicBuilder, Raft, StartError};
 use thiserror::Error;
 
 pub use self::config::{
-    ConfigError, PeerAddress, PeerAddressError, ServerConfig, Timers, check_address,
+    ConfigError, PeerAddress, PeerAddressError, ServerConfig, StartMode, Timers, check_address,
 };
 pub use self::identity::{ClusterNameError, TlsDir};
 use self::service::Service;
