@@ -1,5 +1,6 @@
 //! The server: composes data directory, log, transport, consensus and store. It decides nothing.
 
+mod administration;
 mod config;
 mod identity;
 mod responder;

@@ -12,12 +12,10 @@ use raft_net::{ClientConnection, ClientHandler};
 use raft_node::{Raft, ReadConsistency};
 use raft_proto::NodeId;
 
+use super::administration::Work;
 use super::responder::{Responder, Unanswered};
-use super::status::node_status;
 use crate::command::{Command, Query};
-use crate::protocol::{
-    self, KeepAliveRequest, RegisterRequest, RequestKind, ServerRefusal, TransferRequest,
-};
+use crate::protocol::{self, KeepAliveRequest, RegisterRequest, RequestKind, ServerRefusal};
 use crate::session::{LeaderTime, Origin};
 
 /// Log time is told at least this often while sessions write, in milliseconds.
@@ -91,38 +89,34 @@ impl Service {
                 }
                 Err(error) => return Err((responder, error.into())),
             },
-            RequestKind::Status => {
-                let (id, raft) = (self.id, raft.clone());
-                tokio::spawn(async move { responder.status(&node_status(id, &raft).await) });
+            RequestKind::Status => return self.administer(raft, Ok(Work::Status), responder),
+            RequestKind::Transfer => {
+                return self.administer(raft, Work::transfer(&body), responder);
             }
-            RequestKind::Transfer => match protocol::from_body(&body) {
-                Ok(TransferRequest { to }) => {
-                    let raft = raft.clone();
-                    tokio::spawn(async move {
-                        responder.transferred(raft.transfer_leadership(to).await);
-                    });
-                }
-                Err(error) => return Err((responder, error.into())),
-            },
-            RequestKind::Members | RequestKind::TakeSnapshot if !body.is_empty() => {
-                return Err((responder, ServerRefusal::Malformed));
+            RequestKind::Members => return self.administer(raft, Work::members(&body), responder),
+            RequestKind::ChangeMembers => {
+                return self.administer(raft, Work::change_members(&body), responder);
             }
-            RequestKind::Members => {
-                let raft = raft.clone();
-                tokio::spawn(async move { responder.members(&raft).await });
-            }
-            RequestKind::ChangeMembers => match protocol::from_body(&body) {
-                Ok(change) => {
-                    let raft = raft.clone();
-                    tokio::spawn(async move { responder.change_members(&raft, change).await });
-                }
-                Err(error) => return Err((responder, error.into())),
-            },
             RequestKind::TakeSnapshot | RequestKind::ReadSnapshot => {
                 return Err((responder, ServerRefusal::UnknownKind { kind: kind as u8 }));
             }
         }
         Ok(())
+    }
+
+    fn administer(
+        &self,
+        raft: &Raft,
+        work: Result<Work, ServerRefusal>,
+        responder: Responder,
+    ) -> Result<(), (Responder, ServerRefusal)> {
+        match work {
+            Ok(work) => {
+                tokio::spawn(work.carry_out(self.id, raft.clone(), responder));
+                Ok(())
+            }
+            Err(refusal) => Err((responder, refusal)),
+        }
     }
 
     /// Writes of sessions carry no time of their own; this tells the log the time before them.
