@@ -17,6 +17,7 @@ pub(super) use self::cluster::{
 pub(super) use self::data::{
     AppendArgs, CasArgs, CompactArgs, DelArgs, GetArgs, OrderArg, PutArgs, RangeArgs, SortArg,
 };
+use super::logging::{self, LogFormat};
 use crate::server::PeerAddress;
 
 /// A fault-tolerant, linearizable key/value store over QUIC.
@@ -171,6 +172,22 @@ pub(super) struct ServerArgs {
     /// Size of new log segments, in bytes.
     #[arg(long, env = "RAFT_KV_SEGMENT_BYTES", default_value_t = 64 << 20)]
     pub(super) segment_bytes: u64,
+    /// The TCP address to serve /metrics, /health and /ready on; without it they are not served.
+    /// Anybody who reaches it can read them.
+    #[arg(long, env = "RAFT_KV_METRICS_LISTEN", value_name = "IP:PORT")]
+    pub(super) metrics_listen: Option<SocketAddr>,
+    /// How logs are written to the standard error.
+    #[arg(long, env = "RAFT_KV_LOG_FORMAT", default_value = "human")]
+    pub(super) log_format: LogFormat,
+    /// What is logged: a level, or levels of parts, for example info,raft_net=debug.
+    #[arg(long, env = "RAFT_KV_LOG", value_name = "FILTER", default_value = "info", value_parser = logging::filter)]
+    pub(super) log_level: String,
+    /// A TOML file with any of these flags, by their names; flags and environment beat it.
+    #[arg(long, env = "RAFT_KV_CONFIG", value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Print the settings in force and where each comes from, check them, and do not start.
+    #[arg(long, env = "RAFT_KV_CHECK")]
+    pub(super) check: bool,
     /// Shut down when the standard input ends: a parent that dies takes its servers along.
     #[arg(long, env = "RAFT_KV_UNTIL_STDIN_CLOSES", hide = true)]
     pub(super) until_stdin_closes: bool,

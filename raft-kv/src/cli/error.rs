@@ -26,6 +26,9 @@ pub enum CliError {
     /// What was asked could not be done.
     #[error("{0}")]
     Failed(String),
+    /// The log says what.
+    #[error("")]
+    Logged(Box<CliError>),
     /// The operating system refused.
     #[error("cannot {action}: {source}")]
     Io {
@@ -49,6 +52,7 @@ impl CliError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) => ExitCode::from(2),
+            Self::Logged(error) => error.exit_code(),
             Self::Client(error) if error.is_unknown() => ExitCode::from(3),
             Self::Client(_)
             | Self::Server(_)

@@ -5,10 +5,12 @@
 mod args;
 mod bench;
 mod cert;
+mod config_file;
 mod data;
 mod dev;
 mod error;
 mod log;
+mod logging;
 mod member;
 mod output;
 mod pairs;
@@ -19,16 +21,19 @@ mod txn;
 use std::future::Future;
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use self::args::{Cli, Command};
+use self::config_file::{ParseError, Parsed};
 pub use self::error::CliError;
 
 /// Runs the program with the process's arguments and environment.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    let outcome = match config_file::parse(std::env::args_os().collect()) {
+        Ok(parsed) => run(parsed),
+        Err(ParseError::Arguments(error)) => error.exit(),
+        Err(error) => Err(CliError::Usage(error.to_string())),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let message = error.to_string();
@@ -40,12 +45,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<(), CliError> {
+fn run(parsed: Parsed) -> Result<(), CliError> {
+    let Parsed { cli, effective } = parsed;
     let Cli { common, command } = cli;
     match command {
         Command::Dev(args) => dev::run(&args),
         Command::Cert(args) => cert::run(&args),
-        Command::Server(args) => serve::run(&common, args),
+        Command::Server(args) => serve::run(&common, args, &effective),
         Command::Log(args) => log::run(&common, &args),
         Command::Put(args) => block_on(data::put(&common, args)),
         Command::Get(args) => block_on(data::get(&common, args)),

@@ -1,18 +1,23 @@
 //! `server`: runs one server until it is told to stop.
 
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, Read};
 
 use raft_proto::NodeId;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tracing_subscriber::EnvFilter;
 
 use super::args::{Common, ServerArgs};
-use super::block_on;
+use super::config_file::{Effective, Origin};
 use super::error::CliError;
-use crate::server::{Server, ServerConfig, StartMode, Timers};
+use super::output::print_line;
+use super::{block_on, logging};
+use crate::server::{Server, ServerConfig, ServerError, StartMode, Timers};
 
-pub(super) fn run(common: &Common, args: ServerArgs) -> Result<(), CliError> {
+pub(super) fn run(
+    common: &Common,
+    args: ServerArgs,
+    effective: &Effective,
+) -> Result<(), CliError> {
     let Some(tls_dir) = common.tls_dir.clone() else {
         let message = "name the directory of certificates with --tls-dir or RAFT_KV_TLS_DIR";
         return Err(CliError::Usage(message.to_owned()));
@@ -36,19 +41,37 @@ pub(super) fn run(common: &Common, args: ServerArgs) -> Result<(), CliError> {
                 .saturating_add(args.election_spread_ms),
         },
         segment_bytes: args.segment_bytes,
+        metrics_listen: args.metrics_listen,
     };
-    start_logging();
-    block_on(serve(config, until_stdin_closes))
+    if args.check {
+        return check(&config, effective);
+    }
+    let format = args.log_format;
+    logging::start(format, &args.log_level);
+    tell_settings(config.id, effective);
+    let node = config.id;
+    let outcome = block_on(serve(config, until_stdin_closes));
+    logging::ended(format, node, outcome)
 }
 
-/// Logs go to the standard error; `RAFT_KV_LOG` chooses what is logged.
-fn start_logging() {
-    let filter = EnvFilter::try_from_env("RAFT_KV_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+/// Prints what is in force before it is judged: whoever asks wants to see what is wrong.
+fn check(config: &ServerConfig, effective: &Effective) -> Result<(), CliError> {
+    print_line(effective.to_string().trim_end())?;
+    config.to_raft().map_err(ServerError::from)?;
+    Ok(())
+}
+
+fn tell_settings(node: NodeId, effective: &Effective) {
+    let file = effective.file.as_ref();
+    tracing::info!(
+        node = node.0,
+        version = env!("CARGO_PKG_VERSION"),
+        file = file.map(|path| path.display().to_string()),
+        from_file = effective.names_from(Origin::File),
+        from_environment = effective.names_from(Origin::Environment),
+        from_flags = effective.names_from(Origin::Flag),
+        "configured; what is not named has its default"
+    );
 }
 
 async fn serve(config: ServerConfig, until_stdin_closes: bool) -> Result<(), CliError> {
@@ -56,15 +79,19 @@ async fn serve(config: ServerConfig, until_stdin_closes: bool) -> Result<(), Cli
     let mut interrupt = watch_signal(SignalKind::interrupt())?;
     let parent_gone = parent_gone(until_stdin_closes)?;
     let server = Server::start(&config)?;
-    tracing::info!(node = config.id.0, listen = %config.listen, "started");
+    let node = config.id.0;
+    tracing::info!(node, listen = %config.listen, "started");
+    if let Some(address) = server.metrics_address() {
+        tracing::info!(node, %address, "serving metrics, health and readiness");
+    }
     tokio::select! {
         stopped = server.stopped() => return Ok(stopped?),
-        _ = terminate.recv() => tracing::info!("asked to terminate"),
-        _ = interrupt.recv() => tracing::info!("interrupted"),
-        _ = parent_gone => tracing::info!("the parent process is gone"),
+        _ = terminate.recv() => tracing::info!(node, "asked to terminate"),
+        _ = interrupt.recv() => tracing::info!(node, "interrupted"),
+        _ = parent_gone => tracing::info!(node, "the parent process is gone"),
     }
     server.shutdown().await?;
-    tracing::info!(node = config.id.0, "stopped");
+    tracing::info!(node, "stopped");
     Ok(())
 }
 

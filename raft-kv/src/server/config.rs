@@ -116,6 +116,8 @@ pub struct ServerConfig {
     pub timers: Timers,
     /// Size of new log segments, in bytes.
     pub segment_bytes: u64,
+    /// The TCP address to serve metrics, health and readiness on, if at all.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// Why a configuration cannot work. Nothing was touched.
@@ -240,6 +242,7 @@ mod tests {
                 election_timeout_ms_max: 710,
             },
             segment_bytes: 64 << 20,
+            metrics_listen: None,
         }
     }
 

@@ -2,13 +2,16 @@
 
 mod administration;
 mod config;
+mod http;
 mod identity;
+mod metrics;
+mod observer;
 mod responder;
 mod service;
 mod status;
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +24,9 @@ use thiserror::Error;
 pub use self::config::{
     ConfigError, PeerAddress, PeerAddressError, ServerConfig, StartMode, Timers, check_address,
 };
+use self::http::HttpServer;
 pub use self::identity::{ClusterNameError, TlsDir};
+use self::observer::Observer;
 use self::service::Service;
 use crate::limits::MAX_REQUEST_BYTES;
 use crate::machine::KvMachine;
@@ -41,6 +46,14 @@ pub enum ServerError {
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {source}; {}", listen_hint(.source))]
     Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// The address for metrics cannot be listened on.
+    #[error("cannot serve metrics on {address}: {source}; {}", listen_hint(.source))]
+    ListenForScrapers {
         /// The address.
         address: SocketAddr,
         /// What the operating system says.
@@ -78,6 +91,7 @@ fn listen_hint(error: &io::Error) -> &'static str {
 /// A running server.
 pub struct Server {
     raft: Raft,
+    http: Option<HttpServer>,
 }
 
 impl Server {
@@ -96,6 +110,7 @@ impl Server {
             address: config.listen,
             source,
         })?;
+        let metrics_listener = config.metrics_listen.map(listen_for_scrapers).transpose()?;
         let directory = open_directory(&config.data_dir, config)?;
         let service = Arc::new(Service::new(config.id));
         let clients: Arc<dyn ClientHandler> = Arc::clone(&service) as Arc<dyn ClientHandler>;
@@ -123,13 +138,31 @@ impl Server {
         };
         let raft = Raft::start(raft_config, parts)?;
         service.attach(raft.clone());
-        Ok(Self { raft })
+        let observer = Observer {
+            node: config.id,
+            raft: raft.clone(),
+            net: stats,
+        };
+        let http = metrics_listener
+            .map(|listener| HttpServer::start(listener, observer))
+            .transpose()
+            .map_err(|source| ServerError::Io {
+                action: "start the metrics endpoint",
+                source,
+            })?;
+        Ok(Self { raft, http })
     }
 
     /// The node.
     #[must_use]
     pub fn raft(&self) -> &Raft {
         &self.raft
+    }
+
+    /// Where metrics are served, if they are.
+    #[must_use]
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(HttpServer::address)
     }
 
     /// Waits until the node stops; only then does this return.
@@ -150,8 +183,17 @@ impl Server {
     /// # Errors
     /// [`ServerError::Stopped`] if it had failed before.
     pub async fn shutdown(&self) -> Result<(), ServerError> {
-        Ok(self.raft.shutdown().await?)
+        let stopped = self.raft.shutdown().await;
+        // Served until the end, so that monitoring sees a long stop.
+        if let Some(http) = &self.http {
+            http.shutdown().await;
+        }
+        Ok(stopped?)
     }
+}
+
+fn listen_for_scrapers(address: SocketAddr) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(address).map_err(|source| ServerError::ListenForScrapers { address, source })
 }
 
 fn open_directory(path: &Path, config: &ServerConfig) -> Result<DataDir, ServerError> {

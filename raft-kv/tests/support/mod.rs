@@ -128,6 +128,8 @@ pub(crate) fn make_certificates(dir: &Path, cluster: &str, nodes: usize) {
 pub(crate) struct Cluster {
     pub(crate) dir: TempDir,
     pub(crate) ports: Vec<u16>,
+    /// More flags for every server.
+    pub(crate) flags: Vec<String>,
     servers: Vec<Option<Child>>,
 }
 
@@ -166,6 +168,7 @@ impl Cluster {
         Self {
             dir,
             ports: free_ports(nodes),
+            flags: Vec::new(),
             servers: (0..nodes).map(|_| None).collect(),
         }
     }
@@ -216,6 +219,7 @@ impl Cluster {
         for (index, address) in self.endpoints().iter().enumerate() {
             command.arg(format!("--peer={}={address}", index + 1));
         }
+        command.args(&self.flags);
         command
     }
 
