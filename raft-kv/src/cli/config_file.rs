@@ -337,9 +337,10 @@ fn values_of(argument: &Arg, value: &Spanned<DeValue<'_>>) -> Result<Vec<OsStrin
         (Shape::Text, other) => Err(wrong("a text in quotes", other)),
         (Shape::List, DeValue::Array(items)) => items
             .iter()
-            .map(|item| match item.get_ref() {
-                DeValue::String(text) => Ok(text.as_ref().into()),
-                other => Err(wrong("a list of texts in quotes", other)),
+            .map(|item| {
+                let item = item.get_ref();
+                let text = item.as_str().map(OsString::from);
+                text.ok_or_else(|| wrong("a list of texts in quotes", item))
             })
             .collect(),
         (Shape::List, other) => Err(wrong("a list of texts in quotes", other)),

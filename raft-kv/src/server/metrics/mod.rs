@@ -255,8 +255,11 @@ fn peers(page: &mut Page, peers: &[PeerStats]) {
     );
 }
 
+/// Picks a counter of a peer for every class.
+type ByClass = fn(&PeerStats) -> [u64; 3];
+
 fn traffic(page: &mut Page, peers: &[PeerStats]) {
-    let counters: [(&str, &str, fn(&PeerStats) -> [u64; 3]); 5] = [
+    let counters: [(&str, &str, ByClass); 5] = [
         (
             "raft_network_sent_bytes_total",
             "Bytes written to the peer, by class of traffic.",
