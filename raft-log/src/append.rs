@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 
-use raft_proto::GroupId;
+use raft_proto::{GroupId, LogPosition};
 
 use crate::error::{FileError, LogError};
 use crate::format::MIN_BATCH_BLOCKS;
@@ -158,13 +158,10 @@ impl Log {
         seal::offset(self.active().file.segment_bytes) - self.tail.end
     }
 
-    /// Makes the staged mark durable before what else is staged, if it covers only durable entries
-    /// that stay and needs no new segment; says whether it did.
+    /// Makes the staged mark durable before what else is staged, if it needs no new segment; says
+    /// whether it did.
     pub(crate) fn mark_first(&mut self, stats: &mut SyncStats) -> Result<MarkedFirst, LogError> {
-        let mark = self.staged.mark;
-        let covers_what_stays = mark.index <= self.staged.keep.index
-            && self.state.position_at(mark.index) == Some(mark);
-        if mark == self.state.mark || !covers_what_stays || !self.has_room_for_empty() {
+        if self.staged.mark == self.state.mark || !self.has_room_for_empty() {
             return Ok(MarkedFirst::No);
         }
         self.write_batch(Purpose::Mark, stats)?;
@@ -296,7 +293,7 @@ fn draft<'a>(
 ) -> Draft<'a> {
     let (hard_state, mark, keep) = match next.purpose {
         Purpose::Change => (staged.hard_state, staged.mark, staged.keep),
-        Purpose::Mark => (state.hard_state, staged.mark, state.last),
+        Purpose::Mark => (state.hard_state, staged.mark, mark_keeps(staged, state)),
         Purpose::Vouch => (state.hard_state, state.mark, state.last),
     };
     Draft {
@@ -309,6 +306,19 @@ fn draft<'a>(
         previous: tail.previous.as_ref(),
         vouched: tail.end,
     }
+}
+
+/// The last durable entry that stays when only the staged mark is made durable: all of them after a
+/// compaction, none if a snapshot replaces the log. Truncations wait for what they came with.
+fn mark_keeps(staged: &Staged, state: &LogState) -> LogPosition {
+    if state.position_at(staged.mark.index) == Some(staged.mark) {
+        return state.last;
+    }
+    assert_eq!(
+        staged.keep, staged.mark,
+        "a mark that is not in the log replaces it"
+    );
+    staged.mark
 }
 
 fn write_lock(index: &std::sync::RwLock<Index>) -> RwLockWriteGuard<'_, Index> {

@@ -121,8 +121,9 @@ impl Log {
     /// Marks entries up to `through` as covered by a durable snapshot, from the next
     /// [`Log::sync`] on; that sync also deletes the segments that are no longer needed. If the log
     /// has another entry at `through`, or ends before it, all entries go and the log continues
-    /// after `through`, as the installation of a snapshot requires (§7). An older mark than the
-    /// current one changes nothing.
+    /// after `through`, as the installation of a snapshot requires (§7); it then names no
+    /// membership until an entry brings one. An older mark than the current one changes nothing.
+    /// Call it only once a snapshot at or behind `through` is stored.
     ///
     /// # Errors
     /// [`LogError::Poisoned`].

@@ -196,6 +196,41 @@ fn rotations_and_compactions() -> Vec<Step> {
     history
 }
 
+/// Memberships come and go with the entries that carry them, and go with a snapshot.
+fn installs_and_memberships() -> Vec<Step> {
+    let large = Step::Append {
+        count: 3,
+        bytes: 5000,
+    };
+    vec![
+        Step::Members { voters: 3 },
+        large.clone(),
+        Step::Members { voters: 2 },
+        large.clone(),
+        Step::Compact { left: 3 },
+        Step::Members { voters: 4 },
+        large.clone(),
+        Step::InstallOver { covered: 2 },
+        large.clone(),
+        Step::Members { voters: 1 },
+        large,
+        Step::Install { beyond: 7 },
+        Step::Members { voters: 3 },
+        Step::Replace { removed: 1 },
+        Step::InstallOver { covered: 0 },
+        Step::Reopen,
+        Step::Append {
+            count: 1,
+            bytes: 50,
+        },
+    ]
+}
+
+#[test]
+fn installs_and_memberships_survive_every_cut() {
+    check_every_cut("installs", &installs_and_memberships(), LogOptions::small());
+}
+
 #[test]
 fn appends_and_truncations_survive_every_cut() {
     check_every_cut("appends", &appends_and_truncations(), LogOptions::small());
@@ -240,6 +275,7 @@ fn what_is_reported_after_a_failed_sync_survives_a_crash() {
     check_failed_syncs("appends", &appends_and_truncations());
     check_failed_syncs("reopens", &many_batches_and_reopens());
     check_failed_syncs("rotations", &rotations_and_compactions());
+    check_failed_syncs("installs", &installs_and_memberships());
 }
 
 #[test]
@@ -261,4 +297,5 @@ fn a_crash_during_recovery_changes_nothing() {
     check_crashes_during_recovery("appends", &appends_and_truncations(), &[1, 3, 5, 7, 13]);
     check_crashes_during_recovery("reopens", &many_batches_and_reopens(), &[2, 5, 25, 40]);
     check_crashes_during_recovery("rotations", &rotations_and_compactions(), &[9, 25, 45, 60]);
+    check_crashes_during_recovery("installs", &installs_and_memberships(), &[20, 33, 48, 61]);
 }

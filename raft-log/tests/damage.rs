@@ -393,6 +393,47 @@ fn a_full_disk_does_not_keep_a_compaction_from_freeing_space() {
     assert_eq!(log.last().index, through.index.next());
 }
 
+#[test]
+fn a_full_disk_does_not_keep_a_snapshot_from_replacing_the_log() {
+    for beyond in [0, 30] {
+        let vfs = MemVfs::new(5);
+        let (dir, mut log, _) = open(&vfs).unwrap();
+        for index in 1..=20 {
+            append(&mut log, vec![entry(index, 5000)]).unwrap();
+        }
+        vfs.set_capacity(Some(0));
+        let full = (21..).find_map(|index| append(&mut log, vec![entry(index, 5000)]).err());
+        assert!(matches!(full, Some(LogError::DiskFull { .. })));
+        let before = log.disk_bytes();
+        let through = LogPosition {
+            index: log.last().index.plus(beyond),
+            term: log.last().term.next(),
+        };
+        // The refused entry goes, and so does all that the snapshot stands for.
+        log.compact_prefix(through).unwrap();
+        let next = Entry {
+            index: through.index.next(),
+            term: through.term,
+            ..entry(1, 9)
+        };
+        let write = LogWrite {
+            entries: vec![next.clone()],
+            ..LogWrite::default()
+        };
+        log.stage(write).unwrap();
+        let outcome = log.sync();
+        assert!(outcome.is_ok() || matches!(outcome, Err(LogError::DiskFull { .. })));
+        assert!(log.disk_bytes() < before);
+        assert_eq!((log.snapshot(), log.first_index()), (through, next.index));
+        vfs.set_capacity(None);
+        log.sync().unwrap();
+        drop((dir, log));
+        let (_dir, log, recovered) = open(&vfs.crash(&mut |_| false)).unwrap();
+        let found = Model::of_log(&log, &recovered);
+        assert_eq!((found.mark, found.entries), (through, vec![next]));
+    }
+}
+
 fn open_as(vfs: &MemVfs, change: impl Fn(&mut LogIdentity)) -> String {
     let dir = DataDir::open(vfs.shared(), Path::new(DIRECTORY), NODE).unwrap();
     let mut identity = LogIdentity {

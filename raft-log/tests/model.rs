@@ -20,6 +20,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..6u64).prop_map(|removed| Step::Truncate { removed }),
         2 => (0..20u64).prop_map(|left| Step::Compact { left }),
         1 => (0..5u64).prop_map(|beyond| Step::Install { beyond }),
+        1 => (0..9u64).prop_map(|covered| Step::InstallOver { covered }),
         1 => Just(Step::Vouch),
         1 => Just(Step::Reopen),
     ]

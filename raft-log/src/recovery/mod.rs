@@ -29,7 +29,10 @@ pub(crate) mod scan;
 pub struct Recovered {
     /// Term and vote.
     pub hard_state: HardState,
-    /// The snapshot that covers what is before the first entry; `None` if none was ever taken.
+    /// The log's own mark: everything up to it is covered by a snapshot; `None` if the log was
+    /// never compacted. The newest snapshot may lie beyond it, also beyond `last`: see
+    /// [`crate::snapshot`] for what a start then does. A mark without a stored snapshot at or
+    /// behind it is a loss.
     pub snapshot: Option<LogPosition>,
     /// The first entry; one after `last` if there is none.
     pub first_index: LogIndex,
@@ -39,7 +42,8 @@ pub struct Recovered {
     pub term_runs: Vec<TermRun>,
     /// Payload bytes of each entry from `first_index` to `last`.
     pub entry_sizes: Vec<u32>,
-    /// Memberships among these entries.
+    /// Memberships among these entries, and no others: the log does not read snapshots. The caller
+    /// puts the newest snapshot's membership before those that lie behind its position.
     pub memberships: Vec<(LogIndex, Membership)>,
     /// The batch that was being written at a crash, if there was one.
     pub dropped_torn: Option<TornTail>,

@@ -122,6 +122,8 @@ pub(crate) enum Step {
     Compact { left: u64 },
     /// Installs a snapshot so many entries beyond the end.
     Install { beyond: u64 },
+    /// Installs a snapshot that ends so many entries before the end, with another term there.
+    InstallOver { covered: u64 },
     /// Vouches for the last batch if there is nothing else to do.
     Vouch,
     /// Closes and opens again.
@@ -203,6 +205,14 @@ impl Pair {
                 let last = self.wanted.last();
                 let through = LogPosition {
                     index: last.index.plus(beyond),
+                    term: last.term.next(),
+                };
+                return self.install(through);
+            }
+            Step::InstallOver { covered } => {
+                let last = self.wanted.last();
+                let through = LogPosition {
+                    index: LogIndex(last.index.0.saturating_sub(covered)),
                     term: last.term.next(),
                 };
                 return self.install(through);
