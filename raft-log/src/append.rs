@@ -106,7 +106,8 @@ impl Log {
             // A segment that stays behind does no harm: nothing leads to it, and the next open
             // tries again.
             if let Err(error) = self.vfs.remove(&dead.file.path) {
-                tracing::warn!(path = %dead.file.path.display(), %error, "cannot delete a dead segment");
+                let node = self.identity.node.0;
+                tracing::warn!(node, path = %dead.file.path.display(), %error, "cannot delete a dead segment");
             }
         }
         if removed == 0 {

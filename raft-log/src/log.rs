@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 
-use raft_proto::{HardState, LogIndex, LogPosition};
+use raft_proto::{HardState, LogIndex, LogPosition, NodeId};
 
 use crate::append::{MarkedFirst, Purpose};
 use crate::dir::DataDir;
@@ -215,6 +215,12 @@ impl Log {
     #[must_use]
     pub fn snapshot(&self) -> LogPosition {
         self.state.mark
+    }
+
+    /// Whose log this is.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.identity.node
     }
 
     /// Size of all segments of the live log, in bytes; the prepared one is not counted.

@@ -33,7 +33,7 @@ pub(super) fn filter(text: &str) -> Result<String, String> {
 }
 
 /// Starts logging for the whole process.
-pub(super) fn start(format: LogFormat, filter: &str) {
+pub(super) fn start(format: LogFormat, filter: &str, node: NodeId) {
     // It was checked when it was parsed.
     let filter = EnvFilter::new(filter);
     let logs = tracing_subscriber::fmt()
@@ -48,10 +48,10 @@ pub(super) fn start(format: LogFormat, filter: &str) {
                 .with_span_list(false)
                 .init();
             // Otherwise a panic would be the only thing that is no JSON.
-            panic::set_hook(Box::new(|panic| {
+            panic::set_hook(Box::new(move |panic| {
                 let thread = std::thread::current();
                 let thread = thread.name().unwrap_or("unnamed");
-                tracing::error!(thread, error = %panic, "a thread panicked");
+                tracing::error!(node = node.0, thread, error = %panic, "a thread panicked");
             }));
         }
     }

@@ -47,7 +47,7 @@ pub(super) fn run(
         return check(&config, effective);
     }
     let format = args.log_format;
-    logging::start(format, &args.log_level);
+    logging::start(format, &args.log_level, config.id);
     tell_settings(config.id, effective);
     let node = config.id;
     let outcome = block_on(serve(config, until_stdin_closes));

@@ -58,8 +58,9 @@ impl HttpServer {
             .name("metrics".to_owned())
             .spawn(move || {
                 // Dropping the runtime ends every connection.
+                let node = observer.node.0;
                 if let Err(error) = runtime.block_on(serve(listener, observer, stopping)) {
-                    tracing::error!(%error, "the metrics endpoint has ended");
+                    tracing::error!(node, %error, "the metrics endpoint has ended");
                 }
             })?;
         Ok(Self { address, stop })

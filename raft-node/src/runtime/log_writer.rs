@@ -90,7 +90,7 @@ impl LogWriter {
             let LogError::DiskFull { .. } = &error else {
                 return Err(error);
             };
-            tracing::error!(%error, "writes wait for room on the disk");
+            tracing::error!(node = self.log.node().0, %error, "writes wait for room on the disk");
             self.inbox.push_notice(Notice::Input(Input::DiskFull));
             match self.stage_more(Instant::now() + DISK_FULL_RETRY)? {
                 Staging::Until(newer) => last = newer.unwrap_or(last),

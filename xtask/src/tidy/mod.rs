@@ -2,7 +2,9 @@
 
 mod constants;
 mod links;
+mod logs;
 mod manifests;
+mod operations;
 mod pages;
 mod paths;
 mod source;
@@ -115,6 +117,8 @@ fn problems(tree: &Tree) -> Vec<Problem> {
     links::check(tree, &mut problems);
     pages::check(tree, &mut problems);
     manifests::check(tree, &mut problems);
+    operations::check(tree, &mut problems);
+    logs::check(tree, &mut problems);
     // A line may name what does not exist more than once.
     problems.dedup();
     problems

@@ -298,6 +298,7 @@ mod tests {
         let tree = Tree::of(&[
             ("raft-log/src/a.rs", "const VERSION: u32 = 1;"),
             ("docs/WAL_FORMAT.md", "`VERSION = 1`"),
+            ("docs/SNAPSHOT_FORMAT.md", ""),
         ]);
         problems.clear();
         check(&tree, &mut problems);

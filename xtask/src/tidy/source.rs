@@ -103,7 +103,7 @@ fn is_word(c: char) -> bool {
 }
 
 /// Offset of the bracket that closes the one at `open`.
-fn closing(code: &str, open: usize) -> Option<usize> {
+pub(super) fn closing(code: &str, open: usize) -> Option<usize> {
     let mut depth = 0usize;
     for (offset, c) in code[open..].char_indices() {
         match c {
