@@ -301,6 +301,14 @@ impl RaftCore {
         self.members.current()
     }
 
+    /// How many memberships the log holds after `index`.
+    #[must_use]
+    pub fn memberships_after(&self, index: LogIndex) -> usize {
+        self.members
+            .indexes_between(index, self.log.last_index())
+            .len()
+    }
+
     /// The membership that was in force before, if it is still known.
     #[must_use]
     pub fn previous_membership(&self) -> Option<&Membership> {

@@ -75,7 +75,9 @@ pub mod registers;
 mod trace;
 
 pub use client::{CallError, SimClient};
-pub use cluster::{AppliedCommand, Cluster, CrashKind, Proposed, StartFailure, Ticket};
+pub use cluster::{
+    AppliedCommand, Cluster, CrashKind, PendingChange, Proposed, StartFailure, Ticket,
+};
 pub use disk::{Corruption, PagesAfterFailure};
 pub use marks::{Mark, Tally};
 pub use network::{Direction, Shape, Traffic};

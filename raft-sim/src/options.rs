@@ -204,6 +204,8 @@ pub struct ClockOptions {
 pub struct ClusterOptions {
     /// Number of nodes, which get the ids from 1 on; all are voters.
     pub nodes: u64,
+    /// Further nodes, with the ids that follow, that exist but are no members: they can join.
+    pub spares: u64,
     /// Everything random follows from it.
     pub seed: u64,
     /// All links between nodes, to begin with.
@@ -236,6 +238,7 @@ impl ClusterOptions {
     pub fn new(nodes: u64) -> Self {
         Self {
             nodes,
+            spares: 0,
             seed: 0,
             links: LinkOptions::reliable(),
             client_links: LinkOptions::reliable(),

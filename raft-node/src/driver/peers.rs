@@ -3,7 +3,8 @@
 //!
 //! A member is an id and an incarnation. `member add` names an id only, so its first membership
 //! leaves the incarnation open; the leader binds it, by a committed entry, to the life that is
-//! connected. Until then the node counts for nothing (the core promotes nobody unbound). Should two
+//! connected and has said something since. A connection alone is not enough: it may be the last trace
+//! of a process that was killed before its directory was cleared. Until then the node counts for nothing (the core promotes nobody unbound). Should two
 //! lives be there, one is bound and the other is refused from then on, at the door by
 //! [`crate::admission`] and here: a connection that was admitted earlier stays open, so answers
 //! from a life that the membership does not name are dropped. Requests are not. Whoever sends one
@@ -36,8 +37,18 @@ pub(super) struct Peers {
     connected: BTreeMap<NodeId, Incarnation>,
     /// The life that was connected last.
     last: BTreeMap<NodeId, Incarnation>,
+    /// Members whose incarnation is open, by the membership in force, and whether the life that is
+    /// connected was heard of since.
+    open: BTreeMap<NodeId, Heard>,
     /// Connected nodes that were told, in this leadership, that they are no members.
     told: BTreeSet<NodeId>,
+}
+
+/// Whether there was a sign of life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    No,
+    Yes,
 }
 
 /// Whom to stay connected with by the membership in force.
@@ -57,6 +68,7 @@ impl Driver {
     pub(super) fn peer_up(&mut self, now: Time, peer: NodeId, life: Incarnation, boot: Boot) {
         self.peers.told.remove(&peer);
         self.peers.connected.insert(peer, life);
+        self.peers.open.remove(&peer);
         let former = self.peers.last.insert(peer, life);
         if former.is_some_and(|former| former != life) {
             self.core.handle_peer_replaced(now, peer);
@@ -98,6 +110,9 @@ impl Driver {
             // It has not taken note: it would not campaign.
             self.peers.told.remove(&from);
         }
+        if let Some(heard) = self.peers.open.get_mut(&from) {
+            *heard = Heard::Yes;
+        }
         !is_counted(message) || self.is_named_life(from)
     }
 
@@ -114,6 +129,7 @@ impl Driver {
     pub(super) fn tend_members(&mut self, now: Time) {
         if !self.is_leader() {
             self.peers.told.clear();
+            self.peers.open.clear();
             return;
         }
         self.bind_members(now);
@@ -121,9 +137,14 @@ impl Driver {
     }
 
     fn bind_members(&mut self, now: Time) {
-        let members = self.core.membership().members.iter();
-        let open = members.filter(|(_, member)| member.incarnation.is_none());
-        let binds: Vec<_> = open
+        let members = &self.core.membership().members;
+        let is_open = |id: &NodeId| (members.get(id)).is_some_and(|m| m.incarnation.is_none());
+        self.peers.open.retain(|id, _| is_open(id));
+        for id in members.keys().filter(|id| is_open(id)) {
+            self.peers.open.entry(*id).or_insert(Heard::No);
+        }
+        let heard = (self.peers.open.iter()).filter(|(_, heard)| **heard == Heard::Yes);
+        let binds: Vec<_> = heard
             .filter_map(|(id, _)| {
                 let incarnation = *self.peers.connected.get(id)?;
                 Some(MembershipChange::Bind {

@@ -30,6 +30,10 @@ pub struct NodeView<'a> {
     pub term_at: &'a dyn Fn(LogIndex) -> Option<Term>,
     /// The members in force at its log's end.
     pub membership: &'a Membership,
+    /// Where its log says so.
+    pub membership_index: LogIndex,
+    /// How many memberships its log holds after an index.
+    pub memberships_after: &'a dyn Fn(LogIndex) -> usize,
 }
 
 /// An entry of the one chain of committed entries.
@@ -68,6 +72,8 @@ struct NodeFacts {
     in_flight: Vec<LogWrite>,
     applied: LogIndex,
     seen: Option<Seen>,
+    /// The membership in force when it was seen last, and where its log said so.
+    configuration: Option<(LogIndex, Option<Term>, Membership)>,
 }
 
 /// See the module's page.
@@ -208,6 +214,11 @@ impl SafetyChecker {
         for index in (checked + 1..=view.commit_index.0).map(LogIndex) {
             self.check_commit(view, index)?;
         }
+        let open = (view.memberships_after)(self.committed());
+        if open > 1 {
+            return Err(Violation::TwoOpenMemberships { node });
+        }
+        self.remember_configuration(view);
         self.nodes.entry(node).or_default().seen = Some(Seen {
             term: view.term,
             role: view.role,
@@ -221,6 +232,43 @@ impl SafetyChecker {
     #[must_use]
     pub fn committed(&self) -> LogIndex {
         LogIndex(self.chain.len() as u64)
+    }
+
+    /// Everything on a node's disk is gone, and with it what it promised. Only one that is no
+    /// member any more may come back like that.
+    pub fn wiped(&mut self, node: NodeId) {
+        self.nodes.remove(&node);
+    }
+
+    fn remember_configuration(&mut self, view: &NodeView<'_>) {
+        let facts = self.nodes.entry(view.id).or_default();
+        let at = view.membership_index;
+        let term = (view.term_at)(at);
+        let known = facts
+            .configuration
+            .as_ref()
+            .map(|(at, term, _)| (*at, *term));
+        if known != Some((at, term)) {
+            facts.configuration = Some((at, term, view.membership.clone()));
+        }
+    }
+
+    /// Whether the holders of an entry are a quorum of the configuration that it was counted by: a
+    /// change is in force from its entry on (§6). What stands at or before the entry of the
+    /// configuration that was in force before this step was counted by that one, because the next
+    /// one may only follow its commit. What stands behind it may have been counted by either.
+    fn counts_for(&self, view: &NodeView<'_>, index: LogIndex, holders: &BTreeSet<NodeId>) -> bool {
+        let facts = self.nodes.get(&view.id);
+        let before = facts.and_then(|facts| facts.configuration.as_ref());
+        let is_now = is_joint_quorum(view.membership, holders);
+        match before {
+            // A configuration that is gone from the log was not in force any more.
+            Some((at, term, before)) if (view.term_at)(*at) == *term => {
+                let was_before = is_joint_quorum(before, holders);
+                was_before || (index > *at && is_now)
+            }
+            Some(_) | None => is_now,
+        }
     }
 
     fn check_completeness(&self, view: &NodeView<'_>) -> Result<(), Violation> {
@@ -261,9 +309,7 @@ impl SafetyChecker {
             .filter(|(_, facts)| facts.image.terms.get(index.0 as usize - 1) == Some(&term))
             .map(|(id, _)| *id)
             .collect();
-        if !is_quorum(&view.membership.voters, &holders)
-            || !is_quorum(&view.membership.outgoing, &holders)
-        {
+        if !self.counts_for(view, index, &holders) {
             let holders = holders.into_iter().collect();
             return Err(Violation::CommitWithoutQuorum {
                 node,
@@ -412,6 +458,10 @@ fn check_counting(view: &NodeView<'_>, seen: Option<Seen>) -> Result<(), Violati
         });
     }
     Ok(())
+}
+
+fn is_joint_quorum(membership: &Membership, holders: &BTreeSet<NodeId>) -> bool {
+    is_quorum(&membership.voters, holders) && is_quorum(&membership.outgoing, holders)
 }
 
 /// Whether a majority of `voters` is among the holders; nobody is a majority of nobody.

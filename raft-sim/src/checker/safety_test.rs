@@ -63,6 +63,8 @@ impl World {
             last_index: LogIndex(log.len() as u64),
             term_at: &term_at,
             membership: &self.membership,
+            membership_index: LogIndex(1),
+            memberships_after: &|_| 0,
         })
     }
 }

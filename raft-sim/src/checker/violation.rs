@@ -70,6 +70,12 @@ pub enum Violation {
         /// Who holds it durably.
         holders: Vec<NodeId>,
     },
+    /// A second change of membership began before the first one was committed (§6).
+    #[error("membership: the log of {node} holds two memberships that are not committed")]
+    TwoOpenMemberships {
+        /// The node.
+        node: NodeId,
+    },
     /// A leader counted copies of an earlier term's entry (§5.4.2, Figure 8).
     #[error("commit: {leader} leads term {} and committed up to {index}, of an earlier term", .term.0)]
     CommittedEarlierTerm {

@@ -86,6 +86,7 @@ impl Cluster {
     /// # Panics
     /// If it runs already, or cannot start although its disk has no fault.
     pub fn try_restart(&mut self, node: NodeId) -> Result<(), StartFailure> {
+        assert!(self.is_formed(node), "{node} has not joined yet");
         let machine = (self.machines)(node);
         let Some(entry) = self.nodes.get_mut(&node) else {
             panic!("there is no {node} in this world");
@@ -261,7 +262,9 @@ impl Cluster {
             return;
         };
         let observer_id = process.id;
-        let is_open = self.network.is_open(observer, peer) && self.network.is_open(peer, observer);
+        let is_open = self.network.is_open(observer, peer)
+            && self.network.is_open(peer, observer)
+            && self.admit_each_other(observer, peer);
         let reached = self.nodes.get(&peer).and_then(|n| n.process.as_ref());
         let reached = reached
             .filter(|_| is_open)

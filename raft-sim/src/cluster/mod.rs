@@ -4,6 +4,7 @@ mod control;
 mod faults;
 mod node;
 mod observe;
+mod operator;
 mod process;
 mod requests;
 
@@ -18,11 +19,13 @@ use raft_proto::{Boot, ClusterId, Incarnation, LogIndex, Membership, NodeId, Ter
 
 pub use self::faults::{CrashKind, StartFailure};
 pub use self::observe::AppliedCommand;
+pub use self::operator::PendingChange;
 pub use self::requests::{Proposed, Ticket};
 
 use self::control::Connections;
 use self::node::{Node, ProcessId};
 use self::observe::AppliedLog;
+use self::operator::Newcomers;
 use self::requests::{Mailbox, Tickets};
 use crate::atlas::FaultAtlas;
 use crate::checker::SafetyChecker;
@@ -100,6 +103,8 @@ pub struct Cluster {
     options: ClusterOptions,
     machines: MachineFactory,
     cluster_id: ClusterId,
+    first_entry: Bytes,
+    newcomers: Newcomers,
     now: Time,
     agenda: Agenda<Event>,
     nodes: BTreeMap<NodeId, Node>,
@@ -135,15 +140,20 @@ impl Cluster {
         machines: impl Fn(NodeId) -> Box<dyn StateMachine> + 'static,
     ) -> Self {
         let seed = options.seed;
-        let ids: Vec<NodeId> = (1..=options.nodes).map(NodeId).collect();
+        let voters = options.nodes;
+        let ids: Vec<NodeId> = (1..=voters + options.spares).map(NodeId).collect();
         let node = |id: &NodeId| (*id, Node::new(seed, *id, options.process));
         let nodes: BTreeMap<NodeId, Node> = ids.iter().map(node).collect();
-        let membership =
-            Membership::of_voters(nodes.iter().map(|(id, node)| (*id, node.as_member())));
+        let membership = Membership::of_voters(
+            (nodes.iter().filter(|(id, _)| id.0 <= voters))
+                .map(|(id, node)| (*id, node.as_member())),
+        );
         let encoded = membership.to_bytes();
         let first_entry = encoded.unwrap_or_else(|error| panic!("no such cluster: {error}"));
         let mut cluster = Self {
             cluster_id: ClusterId::of_first_entry(&first_entry),
+            first_entry,
+            newcomers: Newcomers::default(),
             machines: Box::new(machines),
             now: Time::ZERO,
             agenda: Agenda::new(),
@@ -159,27 +169,35 @@ impl Cluster {
             applied: AppliedLog::default(),
             shown: BTreeMap::new(),
             trace: Trace::new(options.trace),
-            atlas: FaultAtlas::new(ids.len()),
+            atlas: FaultAtlas::new(voters as usize),
             tally: Tally::default(),
             is_frozen: false,
             witness: None,
             random: Random::stream(seed, Stream::Scenario),
             options,
         };
-        cluster.form(&first_entry);
-        ids.into_iter().for_each(|id| cluster.restart(id));
+        for id in ids {
+            if id.0 <= voters {
+                cluster.form(id);
+            } else {
+                cluster.newcomers.add(id);
+            }
+        }
+        (1..=voters).for_each(|id| cluster.restart(NodeId(id)));
         cluster
     }
 
-    fn form(&mut self, first_entry: &Bytes) {
-        for node in self.nodes.values() {
-            let formed = node
-                .disk
-                .form(self.cluster_id, self.options.log, first_entry);
-            let write = formed.unwrap_or_else(|error| panic!("{}: {error}", node.id));
-            let checked = self.checker.durable(node.id, &write);
-            checked.unwrap_or_else(|violation| panic!("{violation}"));
-        }
+    /// Writes the log that forming the cluster, or joining it, leaves behind.
+    fn form(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get(&id) else {
+            return;
+        };
+        let formed = node
+            .disk
+            .form(self.cluster_id, self.options.log, &self.first_entry);
+        let write = formed.unwrap_or_else(|error| panic!("{id}: {error}"));
+        let checked = self.checker.durable(id, &write);
+        checked.unwrap_or_else(|violation| panic!("{violation}"));
     }
 
     /// Plays a client from now on.

@@ -34,6 +34,8 @@ pub(crate) struct Node {
     pub(super) trouble: Trouble,
     /// How many processes there were.
     pub(crate) life: u64,
+    /// How many of them there were when the disk was wiped last.
+    pub(crate) wiped_after: u64,
     pub(crate) process: Option<Process>,
 }
 
@@ -78,6 +80,7 @@ impl Node {
             clock_random: Random::stream(seed, Stream::Clock(id)),
             trouble: Trouble::default(),
             life: 0,
+            wiped_after: 0,
             process: None,
         }
     }

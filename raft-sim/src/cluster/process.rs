@@ -112,8 +112,7 @@ impl Cluster {
                 let event = Event::LogRead(id, request);
                 self.schedule_after(id, |latencies| latencies.log_read, event);
             }
-            // All nodes are connected with each other anyway.
-            Output::Peers { .. } => {}
+            Output::Peers { membership, .. } => self.membership_changed(id, &membership),
         }
     }
 
@@ -219,6 +218,9 @@ impl Cluster {
         let Some(receiver) = self.reached(packet) else {
             return;
         };
+        if self.is_refused(packet.from, receiver) {
+            return;
+        }
         if self.process(packet.from).is_none() {
             self.tally.mark(Mark::MessageOfTheDead);
         }
@@ -384,6 +386,8 @@ impl Cluster {
             last_index: core.last_position().index,
             term_at: &|index| core.term_at(index),
             membership: core.membership(),
+            membership_index: core.membership_index(),
+            memberships_after: &|index| core.memberships_after(index),
         };
         if let Err(violation) = self.checker.observe(&view) {
             panic!("{violation}");

@@ -144,6 +144,12 @@ impl Disk {
         Ok(write)
     }
 
+    /// Everything is gone; another disk is put in.
+    pub(crate) fn wipe(&mut self) {
+        self.vfs = SimVfs::new(self.random.fork());
+        self.stall = Stall::None;
+    }
+
     /// The life of the data directory.
     pub(crate) fn incarnation(&self) -> Result<Incarnation, DiskError> {
         let directory = DataDir::open(self.vfs.shared(), Path::new(DIRECTORY), self.node)?;

@@ -1,0 +1,257 @@
+//! Members are replaced one by one, by new nodes and by wiped ones, under load and random trouble.
+//!
+//! `RAFT_SIM_SEED=7 cargo test -p raft-sim --test membership` runs one seed, `RAFT_SIM_SEEDS=1000`
+//! many.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use raft_node::{Applied, ChangeSafety, MembershipChange, StateMachine};
+use raft_proto::{Membership, NodeId, Promotion};
+use raft_sim::{Cluster, ClusterOptions, LinkOptions, Random, SimClient, Stream, Time};
+
+/// Seeds in an ordinary run.
+const SEEDS: u64 = 30;
+/// Initial voters; all of them are replaced.
+const VOTERS: u64 = 3;
+/// Replacements of a run: every member once, then one of them again.
+const REPLACEMENTS: u64 = 4;
+/// How long the trouble may last, in milliseconds; then the operator finishes in peace.
+const TROUBLE_MS: u64 = 40_000;
+/// How soon a replacement must be over in peace, in milliseconds.
+const PEACE_MS: u64 = 20_000;
+
+/// Answers a command with itself. What was applied, and in which order, the world knows.
+struct Echo;
+
+impl StateMachine for Echo {
+    fn apply(&mut self, applied: Applied<'_>) -> Bytes {
+        Bytes::copy_from_slice(applied.command)
+    }
+
+    fn query(&mut self, query: &Bytes) -> Bytes {
+        query.clone()
+    }
+}
+
+/// Proposes numbered commands for ever, each until somebody confirms it.
+async fn play(client: SimClient, nodes: Vec<NodeId>, confirmed: Rc<RefCell<Vec<Bytes>>>) {
+    for serial in 0..u64::MAX {
+        let command = Bytes::from(format!("{}.{serial}", client.id()));
+        loop {
+            let node = client.draw(|random| *random.pick(&nodes));
+            if client.write(node, command.clone(), 400).await.is_ok() {
+                break confirmed.borrow_mut().push(command);
+            }
+            client.sleep_ms(10).await;
+        }
+    }
+}
+
+/// One random thing happens to a node that may fail.
+fn trouble(cluster: &mut Cluster) {
+    let nodes: Vec<NodeId> = cluster.node_ids();
+    let dice = cluster.random().below(9);
+    let [node, other] = [(); 2].map(|()| *cluster.random().pick(&nodes));
+    match dice {
+        0 => cluster.crash(node),
+        1 => {
+            if let Some(leader) = cluster.leader() {
+                cluster.crash(leader);
+            }
+        }
+        2 => cluster.disconnect(node),
+        3 => cluster.cut(node, other),
+        4 => {
+            if let Some(leader) = cluster.leader() {
+                // Whatever comes of it.
+                let _ = cluster.transfer_leadership(leader, other);
+            }
+        }
+        5 => cluster.heal(),
+        _ => restart_dead(cluster),
+    }
+}
+
+fn restart_dead(cluster: &mut Cluster) {
+    for node in cluster.node_ids() {
+        if cluster.is_formed(node) && !cluster.is_running(node) {
+            cluster.restart(node);
+        }
+    }
+}
+
+/// The membership that is committed, by the log of the present leader.
+fn committed_membership(cluster: &Cluster) -> Option<Membership> {
+    let (membership, is_committed) = cluster.membership(cluster.leader()?)?;
+    (is_committed && !membership.is_joint()).then(|| membership.clone())
+}
+
+/// Lets time pass, with trouble while it lasts, until the committed membership is as wanted;
+/// meanwhile asks the leader for it again and again.
+fn change_until(
+    cluster: &mut Cluster,
+    change: &MembershipChange,
+    is_done: impl Fn(&Membership) -> bool,
+) {
+    let mut deadline = None;
+    let mut pending = None;
+    loop {
+        if committed_membership(cluster).is_some_and(|membership| is_done(&membership)) {
+            return;
+        }
+        if cluster.now() < Time::from_ms(TROUBLE_MS) {
+            let pause = cluster.random().below(300);
+            cluster.run_for_ms(pause);
+            trouble(cluster);
+        } else {
+            let now = cluster.now();
+            let deadline = *deadline.get_or_insert_with(|| {
+                make_peace(cluster);
+                now.plus_ms(PEACE_MS)
+            });
+            cluster.run_for_ms(100);
+            assert!(now < deadline, "{change:?} is not done: {:?}", pending);
+        }
+        let is_answered = (pending.as_ref())
+            .is_none_or(|pending: &raft_sim::PendingChange| pending.outcome().is_some());
+        if let Some(leader) = cluster.leader().filter(|_| is_answered) {
+            let changes = vec![change.clone()];
+            pending = Some(cluster.change_membership(leader, changes, ChangeSafety::KeepQuorum));
+        } else if cluster.random().per_mille(100) {
+            // The node that was asked may be dead.
+            pending = None;
+        }
+    }
+}
+
+fn make_peace(cluster: &mut Cluster) {
+    cluster.heal();
+    cluster.set_links(LinkOptions::reliable());
+    restart_dead(cluster);
+}
+
+/// Replaces `old` by `new`, which waits with an empty disk.
+fn replace(cluster: &mut Cluster, old: NodeId, new: NodeId) {
+    cluster.join(new);
+    let add = MembershipChange::AddLearner {
+        id: new,
+        member: cluster.open_member(new),
+        promotion: Promotion::Auto,
+    };
+    change_until(cluster, &add, |membership| membership.voters.contains(&new));
+    let remove = MembershipChange::Remove(old);
+    change_until(cluster, &remove, |membership| !membership.contains(old));
+}
+
+fn run(seed: u64) {
+    let mut random = Random::stream(seed, Stream::Nemesis(1));
+    let mut options = ClusterOptions::new(VOTERS).seed(seed);
+    options.spares = 2;
+    if random.per_mille(400) {
+        options = options.links(LinkOptions::unreliable());
+    }
+    if random.per_mille(500) {
+        options.limits.entry_buffer_bytes = 1;
+    }
+    let mut cluster = Cluster::new(options, |_| Box::new(Echo));
+    let nodes = cluster.node_ids();
+    let confirmed = Rc::new(RefCell::new(Vec::new()));
+    for _ in 0..2 {
+        let (nodes, confirmed) = (nodes.clone(), Rc::clone(&confirmed));
+        cluster.spawn(|client| play(client, nodes, confirmed));
+    }
+    let mut members: Vec<NodeId> = nodes[..VOTERS as usize].to_vec();
+    let mut free: Vec<NodeId> = nodes[VOTERS as usize..].to_vec();
+    for round in 0..REPLACEMENTS {
+        let old = members.remove(0);
+        let new = free.remove(0);
+        replace(&mut cluster, old, new);
+        members.push(new);
+        // It is left running until its disk is needed for another life.
+        free.push(old);
+        if round >= 1 {
+            let next = free[0];
+            if cluster.is_formed(next) {
+                cluster.crash(next);
+                cluster.wipe(next);
+            }
+        }
+    }
+    make_peace(&mut cluster);
+    let is_settled = |cluster: &Cluster| {
+        let membership = committed_membership(cluster);
+        membership.is_some_and(|membership| membership.voters.iter().eq(sorted(&members).iter()))
+    };
+    assert!(
+        cluster.run_until(PEACE_MS, is_settled),
+        "the members are others"
+    );
+    check_peace(&mut cluster, &members);
+    check_commands(&cluster, &confirmed.borrow());
+}
+
+fn sorted(members: &[NodeId]) -> Vec<NodeId> {
+    let mut sorted = members.to_vec();
+    sorted.sort();
+    sorted
+}
+
+/// Nodes that were removed are still running. They know what they are, and no term begins because
+/// of them.
+fn check_peace(cluster: &mut Cluster, members: &[NodeId]) {
+    let removed: Vec<NodeId> = (cluster.node_ids().into_iter())
+        .filter(|node| !members.contains(node) && cluster.is_running(*node))
+        .collect();
+    assert!(!removed.is_empty(), "a removed node was left running");
+    let all_know = |cluster: &Cluster| {
+        let knows = |node: &NodeId| cluster.core(*node).is_some_and(|core| core.is_removed());
+        cluster.leader().is_some() && removed.iter().all(knows)
+    };
+    // Elections that the trouble has begun come to their end.
+    cluster.run_for_ms(3_000);
+    assert!(
+        cluster.run_until(PEACE_MS, all_know),
+        "{removed:?} do not know"
+    );
+    let leader = cluster.leader().expect("it was just seen");
+    let before = cluster.state(leader);
+    for node in &removed {
+        // Also if it has to find out anew.
+        cluster.crash(*node);
+        cluster.restart(*node);
+    }
+    cluster.run_for_ms(5_000);
+    assert_eq!(cluster.state(leader), before, "the leader was disturbed");
+    assert!(all_know(cluster), "{removed:?} do not know any more");
+}
+
+/// What was confirmed is in the one chain that all nodes apply.
+fn check_commands(cluster: &Cluster, confirmed: &[Bytes]) {
+    assert!(confirmed.len() > 20, "only {} commands", confirmed.len());
+    let mut applied: BTreeMap<&Bytes, u64> = BTreeMap::new();
+    for command in cluster.applied_commands() {
+        *applied.entry(&command.command).or_default() += 1;
+    }
+    for command in confirmed {
+        assert!(
+            applied.contains_key(command),
+            "{command:?} was confirmed and is lost"
+        );
+    }
+}
+
+#[test]
+fn members_are_replaced_one_by_one_under_trouble() {
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|value| value.parse().ok())
+    };
+    match number("RAFT_SIM_SEED") {
+        Some(seed) => run(seed),
+        None => (1..=number("RAFT_SIM_SEEDS").unwrap_or(SEEDS)).for_each(run),
+    }
+}
