@@ -66,6 +66,7 @@ mod client;
 mod clock;
 mod cluster;
 mod disk;
+pub mod exhaustive;
 mod marks;
 mod network;
 mod options;
