@@ -1,9 +1,10 @@
-//! Chores of the workspace: `cargo xtask ci | test | demo | sim | bench | tidy`.
+//! Chores of the workspace: `cargo xtask ci | test | demo | sim | exhaustive | bench | tidy`.
 #![forbid(unsafe_code)]
 
 mod bench;
 mod ci;
 mod demo;
+mod exhaustive;
 mod sim;
 mod steps;
 mod tidy;
@@ -35,6 +36,11 @@ enum Chore {
     Demo(demo::Options),
     /// Whole clusters in virtual time, with hostile networks, disks and clocks
     Sim(sim::Options),
+    /// Everything within given bounds: histories of the consensus core
+    Exhaustive {
+        #[command(subcommand)]
+        what: exhaustive::What,
+    },
     /// Throughput, latency, processor time and failover of three servers on this machine
     Bench(bench::Options),
     /// Sizes of files and functions, headers, format pages in step with code, links, leftovers
@@ -47,6 +53,7 @@ fn main() -> ExitCode {
         Chore::Test { release } => ci::test(release),
         Chore::Demo(options) => demo::run(&options),
         Chore::Sim(options) => sim::run_chore(&options),
+        Chore::Exhaustive { what } => exhaustive::run(&what),
         Chore::Bench(options) => bench::run(&options),
         Chore::Tidy => tidy::run(),
     };
