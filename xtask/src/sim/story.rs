@@ -13,7 +13,7 @@ const LATEST: usize = 60;
 /// The world and the faults.
 pub(crate) fn tell_plan(plan: &Plan) {
     println!(
-        "seed {}: {} clients, {} ms of trouble, then {:?}\n{:#?}",
+        "seed {}: {} clients, {} ms of trouble, then {:?}\n{:?}",
         plan.seed, plan.clients, plan.trouble_ms, plan.ending, plan.world
     );
     for (at, fault) in &plan.faults {
