@@ -46,7 +46,8 @@ pub(super) fn demand(
         .collect();
     cluster.freeze();
     if plan.ending == Ending::LastingPartition {
-        heal(cluster, &sound.iter().copied().collect())?;
+        let healed: BTreeSet<_> = sound.iter().copied().collect();
+        heal(cluster, &healed)?;
         let shapes = [
             Shape::Ring,
             Shape::Bridge,
@@ -58,7 +59,7 @@ pub(super) fn demand(
         ];
         let shape = *random.pick(&shapes);
         cluster.begin_partition(shape, &mut random);
-        progress_despite_partition(cluster, workload, shape)?;
+        progress_despite_partition(cluster, &healed, workload, shape)?;
     }
     let quorum = nodes.len() as u64 / 2 + 1;
     let mut core = sound;
@@ -256,13 +257,14 @@ fn answered_reads(
 /// Demands a committed write if some node could lead for good.
 fn progress_despite_partition(
     cluster: &mut Cluster,
+    healed: &BTreeSet<NodeId>,
     workload: &dyn Workload,
     shape: Shape,
 ) -> Result<(), String> {
     // What was on its way when the links closed may still change who is up to date.
     cluster.run_for_ms(2 * cluster.longest_election_timeout_ms());
     let end = deadline(cluster);
-    let Some(able) = able_to_lead(cluster) else {
+    let Some(able) = able_to_lead(cluster, healed) else {
         return Ok(());
     };
     let mut tickets: Vec<Ticket> = Vec::new();
@@ -290,24 +292,21 @@ fn is_any_done(cluster: &Cluster, tickets: &[Ticket]) -> bool {
     outcomes.any(|outcome| matches!(outcome, Some(Ok(_))))
 }
 
-/// A node with two-way links to a quorum, itself included, none of whose logs is newer.
-fn able_to_lead(cluster: &Cluster) -> Option<NodeId> {
-    let nodes = cluster.node_ids();
-    let last = |node: NodeId| -> Option<LogPosition> {
-        let core = cluster.core(node)?;
-        (!cluster.is_paused(node)).then(|| core.last_position())
-    };
+/// A healed node with two-way links to a quorum of such nodes, itself included, none of whose logs
+/// is newer.
+fn able_to_lead(cluster: &Cluster, healed: &BTreeSet<NodeId>) -> Option<NodeId> {
+    let last = |node: NodeId| cluster.core(node).map(RaftCore::last_position);
     let newer = |a: LogPosition, b: LogPosition| (a.term, a.index) > (b.term, b.index);
-    nodes.iter().copied().find(|node| {
+    healed.iter().copied().find(|node| {
         let Some(own) = last(*node) else {
             return false;
         };
-        let friends = nodes.iter().filter(|peer| {
+        let friends = healed.iter().filter(|peer| {
             *peer == node
                 || (cluster.is_open(*node, **peer)
                     && cluster.is_open(**peer, *node)
                     && last(**peer).is_some_and(|theirs| !newer(theirs, own)))
         });
-        2 * friends.count() > nodes.len()
+        2 * friends.count() > cluster.node_ids().len()
     })
 }

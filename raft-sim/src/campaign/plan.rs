@@ -7,7 +7,7 @@ use raft_log::LogOptions;
 
 use super::fault::{Fault, FaultKind};
 use crate::options::{
-    Capacity, ClockOptions, ClusterOptions, Latency, LinkOptions, Replays, Transport,
+    Capacity, ClockOptions, ClusterOptions, LateReplies, Latency, LinkOptions, Replays, Transport,
 };
 use crate::random::{Random, Stream};
 use crate::trace::TraceDepth;
@@ -20,6 +20,8 @@ const STREAM_WORLD: u64 = 1_000;
 pub(super) const STREAM_RESTARTS: u64 = 2_000;
 /// The stream that chooses the core of the liveness mode.
 pub(super) const STREAM_CORE: u64 = 3_000;
+/// How long nothing goes wrong to begin with, in milliseconds.
+const CALM_MS: u64 = 800;
 /// Fewest kinds of fault that a plan has.
 const KINDS_MIN: usize = 3;
 
@@ -147,15 +149,25 @@ impl World {
 }
 
 fn draw_links(random: &mut Random) -> LinkOptions {
-    let mut links = match random.below(4) {
-        0 => LinkOptions::unreliable(),
-        1 => LinkOptions::unreliable().with_long_reordering(),
-        2 => LinkOptions {
-            latency: Latency::us(200, *random.pick(&[1_000, 5_000, 40_000])),
-            ..LinkOptions::reliable()
-        },
-        _ => LinkOptions::reliable(),
-    };
+    let slowest_us = *random.pick(&[1_000, 5_000, 40_000]);
+    let (loss, late) = (*random.pick(&[10, 50, 100]), *random.pick(&[50, 200, 667]));
+    let mut links = LinkOptions::reliable();
+    match random.below(10) {
+        0..4 => {}
+        4..7 => links.latency = Latency::us(200, slowest_us),
+        7..9 => {
+            links = LinkOptions::unreliable();
+            links.request_loss_per_mille = loss;
+            links.reply_loss_per_mille = loss;
+        }
+        _ => {
+            links = LinkOptions::unreliable().with_long_reordering();
+            links.late_replies = links.late_replies.map(|replies| LateReplies {
+                per_mille: late,
+                ..replies
+            });
+        }
+    }
     if random.per_mille(400) {
         links.duplicates_per_mille = *random.pick(&[10, 200]);
     }
@@ -179,20 +191,23 @@ fn draw_links(random: &mut Random) -> LinkOptions {
 fn draw_faults(seed: u64, random: &mut Random) -> Vec<(u64, Fault)> {
     let mut kinds = FaultKind::ALL.to_vec();
     random.shuffle(&mut kinds);
-    let count = random.between(KINDS_MIN as u64, 8) as usize;
+    let count = random.between(KINDS_MIN as u64, 7) as usize;
     let mut faults = Vec::new();
     for kind in &kinds[..count] {
         let number = FaultKind::ALL.iter().position(|other| other == kind);
         let number = number.unwrap_or_default() as u64;
         let mut random = Random::stream(seed, Stream::Nemesis(number));
-        let pause_ms_max = *random.pick(&[600, 2_000, 6_000]);
+        let pause_ms_max = *random.pick(&[2_500, 6_000, 12_000]);
         // A short calm first, so that the cluster has something to lose.
-        let mut at = 800 + random.below(pause_ms_max);
+        let mut at = CALM_MS + random.below(pause_ms_max.min(TROUBLE_MS - CALM_MS));
+        // Every kind that is chosen happens at least once.
+        faults.push((at, kind.draw(&mut random)));
         while at < TROUBLE_MS {
-            faults.push((at, kind.draw(&mut random)));
             at += random.between(20, pause_ms_max);
+            faults.push((at, kind.draw(&mut random)));
         }
     }
+    faults.retain(|(at, _)| *at < TROUBLE_MS);
     faults.sort_by_key(|(at, _)| *at);
     faults
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use raft_core::{Role, Time};
+use raft_core::Time;
 use raft_node::driver::Input;
 use raft_proto::NodeId;
 use thiserror::Error;
@@ -383,26 +383,6 @@ impl Cluster {
     #[must_use]
     pub fn tally(&self) -> &Tally {
         &self.tally
-    }
-
-    /// Marks what a change of role means.
-    pub(super) fn mark_role(&mut self, id: ProcessId, before: Role, after: Role, same_term: bool) {
-        if before == Role::Leader && after != Role::Leader && same_term {
-            self.tally.mark(Mark::SteppedDownAlone);
-        }
-        if before == Role::Candidate && after == Role::Candidate && !same_term {
-            self.tally.mark(Mark::ElectionUndecided);
-        }
-        if before != Role::Leader && after == Role::Leader {
-            let others = self.nodes.values().filter(|node| node.id != id.node);
-            let others = others.filter_map(|node| node.process.as_ref());
-            let leads = |process: &super::node::Process| {
-                process.driver.core().role() == Role::Leader && process.id != id
-            };
-            if others.into_iter().any(leads) {
-                self.tally.mark(Mark::TwoLeadersOfTwoTerms);
-            }
-        }
     }
 }
 

@@ -6,6 +6,7 @@ mod node;
 mod observe;
 mod operator;
 mod process;
+mod rare;
 mod requests;
 
 use std::collections::BTreeMap;

@@ -160,6 +160,7 @@ impl Cluster {
         };
         let checked = self.checker.sent(id.node, to, message);
         checked.unwrap_or_else(|violation| panic!("{violation}"));
+        self.mark_message(id, message);
         let route = ((id.node, to), (Direction::of(message), message.class()));
         let arrivals = self.network.send(self.now, route.0, route.1, frame.len());
         let what = match arrivals.first {
@@ -394,8 +395,8 @@ impl Cluster {
         }
         let shown = (role, term, commit_index);
         let before = self.shown.insert(id.node, shown);
-        if let Some((before, in_term, _)) = before {
-            self.mark_role(id, before, role, in_term == term);
+        if let Some(before) = before {
+            self.mark_step(id, before, shown);
         }
         if before != Some(shown) {
             let numbers = [("term", term.0), ("commit", commit_index.0)];

@@ -192,6 +192,9 @@ impl Cluster {
                 // The dead do not talk: what a crash drops never reaches a client.
                 Addressee::Client { .. } if self.process(from).is_none() => {}
                 Addressee::Client { client, wait } => {
+                    if let Err(error) = &outcome {
+                        self.mark_outcome(error);
+                    }
                     let is_ok = u64::from(outcome.is_ok());
                     let numbers = [("client", client), ("ok", is_ok)];
                     self.record(from.node, "answers", "", &numbers);

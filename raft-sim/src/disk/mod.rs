@@ -272,6 +272,11 @@ impl Disk {
         held
     }
 
+    /// Whether no sync ends.
+    pub(crate) fn hangs(&self) -> bool {
+        self.stall != Stall::None
+    }
+
     /// A sync begins; says whether the disk holds it.
     pub(crate) fn holds_sync(&mut self) -> bool {
         match &mut self.stall {

@@ -81,6 +81,9 @@ impl Campaign {
                 let again = run(&plan, &Registers::boxed, TraceDepth::Latest(0));
                 again.map(|report| report.trace_hash)
             });
+            if let Err(failure) = &result {
+                println!("seed {seed} {}", super::first_line(failure));
+            }
             let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
             outcome.add(seed, result, repeated);
             if shows && shown.elapsed() >= SHOW_EVERY {
