@@ -36,5 +36,6 @@ pub mod protocol;
 pub mod reply;
 pub mod server;
 pub mod session;
+pub mod snapshot;
 pub mod store;
 pub mod txn;

@@ -6,8 +6,8 @@ use thiserror::Error;
 pub const MAX_KEY_BYTES: usize = 64 << 10;
 /// Longest value, in bytes, also of a value that `append` would make.
 pub const MAX_VALUE_BYTES: usize = 8 << 20;
-/// Most bytes of keys and values in the answer to one range read; more is cut and said so. At
-/// least one pair always fits.
+/// Most bytes of the pairs in one reply, with what surrounds them; a longer range is cut and the
+/// reply says so. At least one pair always fits.
 pub const MAX_RANGE_REPLY_BYTES: usize = 16 << 20;
 /// Most bytes of the key and of both values of one compare-and-swap, and of all keys and values of
 /// a transaction.
@@ -17,8 +17,8 @@ pub const MAX_TXN_OPERATIONS: usize = 128;
 /// Largest request frame body a server accepts, and largest command in the log, in bytes: the
 /// largest operation, with room for its head.
 pub const MAX_REQUEST_BYTES: usize = MAX_OPERATION_BYTES + 4 * MAX_KEY_BYTES;
-/// Largest response frame body a client accepts, in bytes: the largest range reply, with room for
-/// the last pair's head.
+/// Largest response frame body a client accepts, in bytes: the largest reply, with room to
+/// spare.
 pub const MAX_RESPONSE_BYTES: usize = MAX_RANGE_REPLY_BYTES + MAX_VALUE_BYTES + 4 * MAX_KEY_BYTES;
 
 /// Most sessions alive at a time; more are refused until one expires.
@@ -36,7 +36,7 @@ pub const SESSION_TTL_MS_MAX: u64 = 3_600_000;
 /// Time-to-live that clients ask for unless told otherwise, in milliseconds.
 pub const SESSION_TTL_MS_DEFAULT: u64 = 60_000;
 
-const _: () = assert!(MAX_RANGE_REPLY_BYTES >= MAX_VALUE_BYTES + MAX_KEY_BYTES);
+const _: () = assert!(MAX_RANGE_REPLY_BYTES >= MAX_VALUE_BYTES + 2 * MAX_KEY_BYTES);
 const _: () = assert!(MAX_RESPONSE_BYTES < crate::codec::MAX_HEAD_BYTES);
 const _: () = assert!(MAX_REQUEST_BYTES < crate::codec::MAX_HEAD_BYTES);
 const _: () = assert!(MAX_OPERATION_BYTES >= MAX_VALUE_BYTES + MAX_KEY_BYTES);

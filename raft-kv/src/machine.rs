@@ -5,6 +5,13 @@ use raft_node::{Applied, StateMachine};
 use raft_proto::{LogIndex, Term};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+mod cut;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod model_test;
+
+use self::cut::MachineCut;
 use crate::codec::DecodeError;
 use crate::command::{Command, Query};
 use crate::operation::Operation;
@@ -38,6 +45,8 @@ pub struct KvMachine {
     store: Store,
     sessions: SessionTable,
     applied_index: LogIndex,
+    /// A snapshot that is being taken.
+    cut: Option<MachineCut>,
 }
 
 impl Default for KvMachine {
@@ -54,13 +63,14 @@ impl KvMachine {
             store: Store::new(retention),
             sessions: SessionTable::default(),
             applied_index: LogIndex::ZERO,
+            cut: None,
         }
     }
 
     /// A hash of everything replicated: equal states have equal hashes.
     #[must_use]
     pub fn hash(&self) -> u64 {
-        xxh3_64_with_seed(&self.store.hash().to_le_bytes(), self.sessions.hash())
+        state_hash(self.store.hash(), self.sessions.hash())
     }
 
     /// What the machine knows about itself.
@@ -190,6 +200,11 @@ impl KvMachine {
             Err(refusal) => ReplyRef::Refused(refusal).to_bytes(),
         }
     }
+}
+
+/// The hash of a whole state.
+fn state_hash(store: u64, sessions: u64) -> u64 {
+    xxh3_64_with_seed(&store.to_le_bytes(), sessions)
 }
 
 impl StateMachine for KvMachine {

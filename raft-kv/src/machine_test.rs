@@ -146,6 +146,147 @@ fn a_command_of_a_newer_version_stops_the_replica() {
     machine.apply(LogIndex(1), Term(1), &[2, 0]);
 }
 
+fn put(key: &'static [u8], value: &'static [u8]) -> Command<'static> {
+    Command::Write {
+        origin: None,
+        operation: Operation::Put { key, value },
+    }
+}
+
+fn snapshot(machine: &mut KvMachine, slice: usize) -> Vec<u8> {
+    machine.begin_snapshot();
+    let mut bytes = Vec::new();
+    while let Some(part) = machine.snapshot_part(slice) {
+        bytes.extend_from_slice(&part);
+    }
+    machine.end_snapshot();
+    bytes
+}
+
+/// A machine with something of everything in it.
+fn small_replica() -> (Replica, SessionId) {
+    let mut replica = Replica::new();
+    let session = replica.register(7, 5_000);
+    replica.apply(&append(session, 1, 0));
+    replica.apply(&append(session, 3, 1));
+    replica.apply(&put(b"gone", b"g"));
+    replica.apply(&Command::Write {
+        origin: None,
+        operation: Operation::Delete {
+            range: KeyRange::One(b"gone"),
+        },
+    });
+    (replica, session)
+}
+
+#[test]
+fn snapshots_keep_their_bytes() {
+    let (mut replica, _) = small_replica();
+    let bytes = snapshot(&mut replica.machine, 1 << 16);
+    let store_hash = replica.machine.store.hash().to_le_bytes();
+    let hash = replica.machine.hash().to_le_bytes();
+    let mut expected = vec![1];
+    let mut block = |parts: &[&[u8]]| {
+        let content = parts.concat();
+        expected.extend_from_slice(&(content.len() as u32).to_le_bytes());
+        expected.extend_from_slice(&content);
+    };
+    block(&[
+        b"\x00\x05",
+        b"\x00\x01\x01\x07\x00\xfb\xe8\x03",
+        b"\x01\x05\x01\xfc\xa0\x86\x01\x00\xfc\x00\x00\x00\x04\x02\x01",
+        b"\xfd",
+        &store_hash,
+    ]);
+    block(&[b"\x01\x01\xfb\x88\x13\x00\x01\x02"]);
+    block(&[b"\x02\x02\x00\x01\x04\x01\x00\x03\x00"]);
+    block(&[
+        b"\x03\x02",
+        b"\x03\x01k\x02\x02\x01\x01x",
+        b"\x05\x04gone\x04\x04\x01\x01g",
+    ]);
+    block(&[b"\x04\x01", b"\x01k\x02\x03\x02\x02xx"]);
+    block(&[b"\x05\xfd", &hash]);
+    assert_eq!(bytes, expected);
+    let mut restored = KvMachine::default();
+    restored.restore(&mut &bytes[..]).unwrap();
+    assert_eq!(restored.status(), replica.machine.status());
+}
+
+#[test]
+fn a_write_counts_once_across_a_snapshot() {
+    let (mut replica, session) = small_replica();
+    let first = replica.apply(&append(session, 4, 1));
+    let bytes = snapshot(&mut replica.machine, 1);
+    let mut restored = Replica::new();
+    restored.machine.restore(&mut &bytes[..]).unwrap();
+    assert_eq!(restored.apply(&append(session, 4, 1)), first);
+    assert_eq!(restored.get(b"k").as_deref(), Some(&b"xxx"[..]));
+    let acknowledged = restored.apply(&append(session, 1, 0));
+    let refused = Reply::Refused(Refusal::AlreadyAcknowledged);
+    assert_eq!(acknowledged, refused);
+    restored.apply(&append(session, 5, 1));
+    assert_eq!(restored.get(b"k").as_deref(), Some(&b"xxxx"[..]));
+}
+
+#[test]
+fn sessions_are_cut_as_they_were() {
+    let (mut replica, session) = small_replica();
+    let hash = replica.machine.hash();
+    replica.machine.begin_snapshot();
+    // One is acknowledged and answered meanwhile, another expires, a third one is new.
+    replica.apply(&append(session, 4, 3));
+    let stamp = LeaderTime(60_000);
+    replica.apply(&Command::Tick { stamp });
+    replica.register(60_001, 1_000);
+    let mut bytes = Vec::new();
+    while let Some(part) = replica.machine.snapshot_part(16) {
+        bytes.extend_from_slice(&part);
+    }
+    replica.machine.end_snapshot();
+    let mut restored = Replica::new();
+    restored.machine.restore(&mut &bytes[..]).unwrap();
+    assert_eq!(restored.machine.hash(), hash);
+    let again = restored.apply(&append(session, 3, 1));
+    assert!(matches!(again, Reply::Write(_)), "{again:?}");
+    assert_eq!(restored.get(b"k").as_deref(), Some(&b"xx"[..]));
+}
+
+#[test]
+fn parts_have_about_the_length_asked_for() {
+    let mut replica = Replica::new();
+    for n in 0..2_000_u32 {
+        let key = n.to_be_bytes();
+        let operation = Operation::Put {
+            key: &key,
+            value: &[7; 100],
+        };
+        replica.apply(&Command::Write {
+            origin: None,
+            operation,
+        });
+    }
+    replica.machine.begin_snapshot();
+    let mut parts = 0;
+    while let Some(part) = replica.machine.snapshot_part(4096) {
+        assert!(part.len() <= 4096 + 2 * 200, "{}", part.len());
+        parts += 1;
+    }
+    assert!((50..80).contains(&parts), "{parts} parts");
+    assert_eq!(replica.machine.snapshot_part(4096), None);
+    replica.machine.end_snapshot();
+    assert_eq!(replica.machine.snapshot_part(4096), None);
+}
+
+#[test]
+fn a_snapshot_of_another_version_is_named() {
+    let mut bytes = snapshot(&mut small_replica().0.machine, 100);
+    bytes[0] = 9;
+    let refused = KvMachine::default().restore(&mut &bytes[..]).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::InvalidData);
+    assert!(refused.to_string().contains("version 9"), "{refused}");
+}
+
 /// A step of a random history of one session: which write arrives, with which acknowledgement.
 #[derive(Clone, Debug)]
 struct Arrival {

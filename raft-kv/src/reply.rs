@@ -18,6 +18,9 @@ use crate::session::SessionId;
 /// The version of the reply format that this build writes and reads.
 pub const REPLY_VERSION: u8 = 1;
 
+/// Most bytes that a pair takes in a reply besides key and value: three numbers and two lengths.
+const PAIR_HEAD_BYTES: usize = 3 * 9 + 2 * 5;
+
 /// A key with its value and what is known about its history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyValue {
@@ -308,7 +311,7 @@ impl ReplyRef<'_> {
 
 impl RangeRef<'_> {
     fn bytes_at_most(&self) -> usize {
-        24 + self.pairs.iter().map(PairRef::bytes_at_most).sum::<usize>()
+        24 + self.pairs.iter().map(PairRef::reply_bytes).sum::<usize>()
     }
 
     fn to_owned(&self, bytes: &Bytes) -> RangeReply {
@@ -370,8 +373,8 @@ impl<'a> From<&'a OperationResult> for ResultRef<'a> {
 impl ResultRef<'_> {
     fn bytes_at_most(&self) -> usize {
         let pairs = match self {
-            Self::Put { previous } => previous.iter().map(PairRef::bytes_at_most).sum(),
-            Self::Deleted { previous, .. } => previous.iter().map(PairRef::bytes_at_most).sum(),
+            Self::Put { previous } => previous.iter().map(PairRef::reply_bytes).sum(),
+            Self::Deleted { previous, .. } => previous.iter().map(PairRef::reply_bytes).sum(),
             Self::Range(range) => range.bytes_at_most(),
         };
         16 + pairs
@@ -425,13 +428,9 @@ impl<'a> From<&'a KeyValue> for PairRef<'a> {
 }
 
 impl PairRef<'_> {
-    /// Bytes of key and value.
-    pub(crate) const fn data_bytes(&self) -> usize {
-        self.key.0.len() + self.value.0.len()
-    }
-
-    fn bytes_at_most(&self) -> usize {
-        48 + self.data_bytes()
+    /// Bytes that the pair takes in a reply, at most.
+    pub(crate) const fn reply_bytes(&self) -> usize {
+        PAIR_HEAD_BYTES + self.key.0.len() + self.value.0.len()
     }
 
     fn to_owned(&self, bytes: &Bytes) -> KeyValue {

@@ -29,7 +29,7 @@ impl LogTime {
 }
 
 /// The clock of the replicated log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogClock {
     now: LogTime,
     term: Term,
@@ -70,6 +70,11 @@ impl LogClock {
     #[must_use]
     pub fn has_expired(&self, active: LogTime, ttl_ms: u64) -> bool {
         active.max(self.term_began).plus_ms(ttl_ms) < self.now
+    }
+
+    /// Whether a clock can be like this.
+    pub(super) fn is_consistent(&self) -> bool {
+        self.term_began <= self.now
     }
 
     /// What a hash over all replicated state must cover.

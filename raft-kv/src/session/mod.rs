@@ -8,11 +8,13 @@
 //! is then unknown, and they are never carried out under another session.
 
 pub mod clock;
+mod frozen;
 mod table;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::clock::{LeaderTime, LogClock, LogTime};
+pub(crate) use self::frozen::{FrozenSessions, SessionRestorer};
 pub use self::table::{Admission, SessionTable};
 
 /// The id of a session: the log index of the command that registered it, so never used twice.

@@ -1,6 +1,7 @@
 //! The table of sessions with the replies they may still ask for.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -9,6 +10,7 @@ use super::clock::{LogClock, LogTime};
 use super::{Origin, Sequence, SessionId};
 use crate::limits::{
     MAX_SESSIONS, SESSION_REPLY_BYTES_MAX, SESSION_TTL_MS_MAX, SESSION_TTL_MS_MIN, SESSION_WINDOW,
+    SESSIONS_REPLY_BYTES_MAX,
 };
 use crate::reply::Refusal;
 
@@ -25,25 +27,28 @@ pub enum Admission {
     Expired,
 }
 
-#[derive(Debug)]
-struct Session {
-    ttl_ms: u64,
-    last_active: LogTime,
+#[derive(Clone, Debug)]
+pub(super) struct Session {
+    pub(super) ttl_ms: u64,
+    pub(super) last_active: LogTime,
     /// All writes up to this number are finished for the client.
-    acknowledged: u64,
+    pub(super) acknowledged: u64,
     /// Replies of the writes after `acknowledged`, `None` where a number was not seen yet.
-    replies: VecDeque<Option<Bytes>>,
-    reply_bytes: usize,
+    pub(super) replies: VecDeque<Option<Bytes>>,
+    pub(super) reply_bytes: usize,
 }
 
 /// All sessions of a cluster, and the log time by which they live.
 #[derive(Debug, Default)]
 pub struct SessionTable {
-    sessions: BTreeMap<SessionId, Session>,
+    /// Shared with a cut that is being taken: a session that changes meanwhile is copied first.
+    pub(super) sessions: BTreeMap<SessionId, Arc<Session>>,
+    /// Bytes of all replies that are kept.
+    pub(super) reply_bytes: usize,
     /// The log's clock; the owner of the table feeds it.
     pub clock: LogClock,
     /// No session can have expired before this time, so nobody need look.
-    next_sweep: LogTime,
+    pub(super) next_sweep: LogTime,
 }
 
 /// Sweeps are at least this far apart, in milliseconds of log time, so that their cost does not
@@ -69,7 +74,7 @@ impl SessionTable {
             replies: VecDeque::new(),
             reply_bytes: 0,
         };
-        let previous = self.sessions.insert(id, session);
+        let previous = self.sessions.insert(id, Arc::new(session));
         assert!(previous.is_none(), "log indexes are used once");
         Ok(())
     }
@@ -77,17 +82,17 @@ impl SessionTable {
     /// Notes a sign of life, and that the client has finished with writes up to `acknowledged`.
     /// Returns whether the session exists.
     pub fn keep_alive(&mut self, id: SessionId, acknowledged: Sequence) -> bool {
-        match self.touch(id) {
-            Some(session) => {
-                session.acknowledge(acknowledged.0);
-                true
-            }
-            None => false,
-        }
+        let Some(session) = self.touch(id) else {
+            return false;
+        };
+        let freed = session.acknowledge(acknowledged.0);
+        self.reply_bytes -= freed;
+        true
     }
 
     /// Decides about a write. [`Admission::Apply`] must be followed by [`SessionTable::record`].
     pub fn admit(&mut self, origin: Origin) -> Admission {
+        let all_reply_bytes = self.reply_bytes;
         let Some(session) = self.touch(origin.session) else {
             return Admission::Expired;
         };
@@ -95,22 +100,13 @@ impl SessionTable {
         if origin.acknowledged.0 >= sequence {
             return Admission::Refuse(Refusal::Malformed);
         }
-        session.acknowledge(origin.acknowledged.0);
-        if sequence <= session.acknowledged {
-            return Admission::Refuse(Refusal::AlreadyAcknowledged);
+        let freed = session.acknowledge(origin.acknowledged.0);
+        let admission = session.admit(sequence);
+        self.reply_bytes = all_reply_bytes - freed;
+        if admission == Admission::Apply && self.reply_bytes > SESSIONS_REPLY_BYTES_MAX {
+            return Admission::Refuse(Refusal::ReplyMemory);
         }
-        let offset = sequence - session.acknowledged - 1;
-        if offset >= SESSION_WINDOW {
-            return Admission::Refuse(Refusal::SessionWindow);
-        }
-        // The window is far below `usize::MAX`.
-        if let Some(Some(reply)) = session.replies.get(offset as usize) {
-            return Admission::Replay(reply.clone());
-        }
-        if session.reply_bytes > SESSION_REPLY_BYTES_MAX {
-            return Admission::Refuse(Refusal::SessionReplies);
-        }
-        Admission::Apply
+        admission
     }
 
     /// Keeps the reply of a write that was just admitted and carried out.
@@ -118,6 +114,8 @@ impl SessionTable {
         let Some(session) = self.sessions.get_mut(&origin.session) else {
             panic!("a write is recorded right after its session admitted it");
         };
+        let session = Arc::make_mut(session);
+        self.reply_bytes += reply.len();
         assert!(origin.sequence.0 > session.acknowledged);
         let offset = (origin.sequence.0 - session.acknowledged - 1) as usize;
         if session.replies.len() <= offset {
@@ -135,8 +133,13 @@ impl SessionTable {
             return;
         }
         let clock = self.clock;
-        self.sessions
-            .retain(|_, session| !clock.has_expired(session.last_active, session.ttl_ms));
+        let mut freed = 0;
+        self.sessions.retain(|_, session| {
+            let lives = !clock.has_expired(session.last_active, session.ttl_ms);
+            freed += if lives { 0 } else { session.reply_bytes };
+            lives
+        });
+        self.reply_bytes -= freed;
         self.next_sweep = now.plus_ms(SWEEP_INTERVAL_MS);
     }
 
@@ -156,23 +159,12 @@ impl SessionTable {
     /// hashes. Takes time in proportion to what is kept.
     #[must_use]
     pub fn hash(&self) -> u64 {
-        let mut words: Vec<u64> = self.clock.summary().to_vec();
-        words.push(self.next_sweep.0);
+        let mut hash = TableHash::new(&self.clock, self.next_sweep);
         for (id, session) in &self.sessions {
-            let Session {
-                ttl_ms,
-                last_active,
-                acknowledged,
-                replies,
-                reply_bytes: _,
-            } = session;
-            words.extend([id.0, *ttl_ms, last_active.0, *acknowledged]);
-            words.push(replies.len() as u64);
-            let part = |reply: &Option<Bytes>| reply.as_ref().map_or(0, |reply| xxh3_64(reply));
-            words.extend(replies.iter().map(part));
+            hash.session(*id, session);
+            session.replies.iter().for_each(|reply| hash.reply(reply));
         }
-        let hash_word = |seed: u64, word: &u64| xxh3_64_with_seed(&word.to_le_bytes(), seed);
-        words.iter().fold(0, hash_word)
+        hash.0
     }
 
     /// The session, if it lives, with its last activity set to now.
@@ -184,27 +176,86 @@ impl SessionTable {
         let Session {
             last_active,
             ttl_ms,
+            reply_bytes,
             ..
-        } = *entry.get();
+        } = **entry.get();
         if self.clock.has_expired(last_active, ttl_ms) {
+            self.reply_bytes -= reply_bytes;
             entry.remove();
             return None;
         }
-        let session = entry.into_mut();
+        let session = Arc::make_mut(entry.into_mut());
         session.last_active = self.clock.now();
         Some(session)
     }
 }
 
 impl Session {
-    fn acknowledge(&mut self, acknowledged: u64) {
+    /// Decides about a write that is not a contradiction in itself.
+    fn admit(&self, sequence: u64) -> Admission {
+        if sequence <= self.acknowledged {
+            return Admission::Refuse(Refusal::AlreadyAcknowledged);
+        }
+        let offset = sequence - self.acknowledged - 1;
+        if offset >= SESSION_WINDOW {
+            return Admission::Refuse(Refusal::SessionWindow);
+        }
+        // The window is far below `usize::MAX`.
+        if let Some(Some(reply)) = self.replies.get(offset as usize) {
+            return Admission::Replay(reply.clone());
+        }
+        if self.reply_bytes > SESSION_REPLY_BYTES_MAX {
+            return Admission::Refuse(Refusal::SessionReplies);
+        }
+        Admission::Apply
+    }
+
+    /// Forgets replies that the client has; returns their bytes.
+    fn acknowledge(&mut self, acknowledged: u64) -> usize {
         let finished = acknowledged.saturating_sub(self.acknowledged);
         // No more replies exist than the window is long.
         let count = (finished.min(SESSION_WINDOW) as usize).min(self.replies.len());
-        for reply in self.replies.drain(..count).flatten() {
-            self.reply_bytes -= reply.len();
-        }
+        let done = self.replies.drain(..count).flatten();
+        let freed = done.map(|reply| reply.len()).sum();
+        self.reply_bytes -= freed;
         self.acknowledged = self.acknowledged.max(acknowledged);
+        freed
+    }
+}
+
+/// The hash of a table, made of its words one after the other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TableHash(pub(super) u64);
+
+impl TableHash {
+    pub(super) fn new(clock: &LogClock, next_sweep: LogTime) -> Self {
+        let mut hash = Self(0);
+        clock.summary().into_iter().for_each(|word| hash.word(word));
+        hash.word(next_sweep.0);
+        hash
+    }
+
+    /// The session without its replies, which must follow.
+    pub(super) fn session(&mut self, id: SessionId, session: &Session) {
+        let Session {
+            ttl_ms,
+            last_active,
+            acknowledged,
+            replies,
+            reply_bytes: _,
+        } = session;
+        for word in [id.0, *ttl_ms, last_active.0, *acknowledged] {
+            self.word(word);
+        }
+        self.word(replies.len() as u64);
+    }
+
+    pub(super) fn reply(&mut self, reply: &Option<Bytes>) {
+        self.word(reply.as_ref().map_or(0, |reply| xxh3_64(reply)));
+    }
+
+    fn word(&mut self, word: u64) {
+        self.0 = xxh3_64_with_seed(&word.to_le_bytes(), self.0);
     }
 }
 

@@ -20,21 +20,24 @@
 //! # Ok::<(), raft_kv::reply::Refusal>(())
 //! ```
 
+mod cut;
 mod history;
-#[cfg(test)]
-mod model_test;
 mod range;
 mod record;
+mod restore;
+mod tree;
 mod txn;
 mod write;
 
-use std::collections::BTreeMap;
-
 use xxhash_rust::xxh3::xxh3_64;
 
+use self::cut::Cut;
+pub(crate) use self::cut::CutSummary;
 use self::history::History;
 pub use self::history::Retention;
 use self::record::Record;
+pub(crate) use self::restore::Restorer;
+use self::tree::Tree;
 use crate::limits::MAX_RANGE_REPLY_BYTES;
 use crate::operation::{RangeQuery, Revision};
 use crate::reply::{PairRef, RangeRef, RangeReply, Refusal};
@@ -43,7 +46,7 @@ use crate::reply::{PairRef, RangeRef, RangeReply, Refusal};
 #[derive(Debug)]
 pub struct Store {
     /// The latest version of every key that exists.
-    live: BTreeMap<Box<[u8]>, Record>,
+    live: Tree,
     /// Versions that were replaced or deleted and may still be read.
     history: History,
     revision: Revision,
@@ -54,6 +57,8 @@ pub struct Store {
     live_hash: u64,
     /// Bytes of live keys and values.
     live_bytes: u64,
+    /// A cut that is being taken.
+    cut: Option<Cut>,
 }
 
 impl Store {
@@ -61,13 +66,14 @@ impl Store {
     #[must_use]
     pub fn new(retention: Retention) -> Self {
         Self {
-            live: BTreeMap::new(),
-            history: History::default(),
+            live: Tree::new(),
+            history: History::new(),
             revision: Revision::FIRST,
             oldest: Revision::FIRST,
             retention,
             live_hash: 0,
             live_bytes: 0,
+            cut: None,
         }
     }
 
@@ -149,31 +155,52 @@ impl Store {
         self.live.len() as u64
     }
 
+    /// How many older versions can still be read.
+    #[must_use]
+    pub fn history_len(&self) -> u64 {
+        self.history.len()
+    }
+
     /// Bytes of all keys and values that exist.
     #[must_use]
     pub const fn data_bytes(&self) -> u64 {
         self.live_bytes
     }
 
-    /// A hash of the revision and of everything that exists: key, value, revisions and version.
-    /// Equal contents have equal hashes, whatever the order of the commands that made them.
+    /// A hash of everything that can be read, now or at an older revision: equal contents have
+    /// equal hashes, whatever the order of the commands that made them.
     #[must_use]
     pub fn hash(&self) -> u64 {
-        self.hash_of(self.live_hash)
+        self.hash_of(self.live_hash, self.history.hash())
     }
 
-    /// The same hash, computed from nothing but the keys; takes time in proportion to the data.
+    /// The same hash, computed from nothing but the versions; takes time in proportion to the data.
     #[must_use]
     pub fn recompute_hash(&self) -> u64 {
-        let parts = self.live.iter().map(|(key, record)| record.hash(key));
-        self.hash_of(parts.fold(0, u64::wrapping_add))
+        let parts = self.live.iter().map(Record::recomputed_hash);
+        let live_hash = parts.fold(0, u64::wrapping_add);
+        self.hash_of(live_hash, self.history.recompute_hash())
     }
 
-    fn hash_of(&self, sum: u64) -> u64 {
-        let mut bytes = [0; 24];
-        bytes[..8].copy_from_slice(&sum.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.revision.0.to_le_bytes());
-        bytes[16..].copy_from_slice(&self.key_count().to_le_bytes());
+    fn hash_of(&self, live_hash: u64, history_hash: u64) -> u64 {
+        let words = [
+            live_hash,
+            history_hash,
+            self.revision.0,
+            self.oldest.0,
+            self.key_count(),
+            self.history.len(),
+            self.retention.versions_max,
+            self.retention.bytes_max,
+        ];
+        let mut bytes = [0; 64];
+        for (at, word) in words.iter().enumerate() {
+            bytes[8 * at..8 * at + 8].copy_from_slice(&word.to_le_bytes());
+        }
         xxh3_64(&bytes)
     }
 }
+
+#[cfg(test)]
+#[path = "store_test.rs"]
+mod tests;

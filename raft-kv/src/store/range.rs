@@ -1,34 +1,31 @@
-//! Range reads: the live keys, joined with what history shows at an older revision.
+//! Range reads: the live keys, and at an older revision what their history shows.
 
 use std::cmp::Ordering;
 use std::iter::Peekable;
 
 use super::Store;
-use super::record::Record;
+use super::record::{HashedKey, Record};
+use crate::codec::Slice;
 use crate::operation::{KeyRange, Order, RangeQuery, Revision, Select, SortBy};
 use crate::reply::RangeRef;
 
-/// Collects the answer to a query whose revision exists. At most `room` bytes of keys and values
-/// are returned; what does not fit is left out, and the answer says so.
+/// Collects the answer to a query whose revision exists. The pairs take at most `room` bytes of the
+/// reply; those that do not fit are left out, and the answer says so.
 pub(super) fn collect<'a>(store: &'a Store, query: &RangeQuery<'_>, room: usize) -> RangeRef<'a> {
     let mut answer = Answer::new(store.revision, query, room);
     if query.sort_by == SortBy::Key || query.select == Select::CountOnly {
-        visit(store, query, query.order, |key, record| {
-            answer.add(key, record)
-        });
+        visit(store, query, query.order, |record| answer.add(record));
         return answer.range;
     }
     let mut found = Vec::new();
-    visit(store, query, Order::Ascending, |key, record| {
-        found.push((key, record))
-    });
-    let compare = |left: &(&[u8], &Record), right: &(&[u8], &Record)| {
-        let by_target = compare_by(query.sort_by, left.1, right.1);
+    visit(store, query, Order::Ascending, |record| found.push(record));
+    let compare = |left: &&Record, right: &&Record| {
+        let by_target = compare_by(query.sort_by, left, right);
         let by_target = match query.order {
             Order::Ascending => by_target,
             Order::Descending => by_target.reverse(),
         };
-        by_target.then_with(|| left.0.cmp(right.0))
+        by_target.then_with(|| left.key().cmp(right.key()))
     };
     // Only what is returned need be in order.
     let limit = usize::try_from(answer.limit).unwrap_or(usize::MAX);
@@ -38,65 +35,61 @@ pub(super) fn collect<'a>(store: &'a Store, query: &RangeQuery<'_>, room: usize)
     } else {
         found.sort_unstable_by(compare);
     }
-    found
-        .into_iter()
-        .for_each(|(key, record)| answer.add(key, record));
+    found.into_iter().for_each(|record| answer.add(record));
     answer.range
 }
 
 fn compare_by(target: SortBy, left: &Record, right: &Record) -> Ordering {
+    let (left, right) = (left.view(), right.view());
     match target {
         SortBy::Key => Ordering::Equal,
-        SortBy::CreateRevision => left.create_revision().cmp(&right.create_revision()),
-        SortBy::ModRevision => left.mod_revision().cmp(&right.mod_revision()),
-        SortBy::Version => left.version().cmp(&right.version()),
-        SortBy::Value => left.value().cmp(right.value()),
+        SortBy::CreateRevision => left.meta.create_revision.cmp(&right.meta.create_revision),
+        SortBy::ModRevision => left.meta.mod_revision.cmp(&right.meta.mod_revision),
+        SortBy::Version => left.meta.version.cmp(&right.meta.version),
+        SortBy::Value => left.value.cmp(right.value),
     }
 }
 
-/// Shows every pair of the range, in an order of keys.
-fn visit<'a>(
-    store: &'a Store,
-    query: &RangeQuery<'_>,
-    order: Order,
-    mut show: impl FnMut(&'a [u8], &'a Record),
-) {
+/// Shows every record that the query is about, in an order of keys.
+fn visit<'a>(store: &'a Store, query: &RangeQuery<'_>, order: Order, show: impl FnMut(&'a Record)) {
     let at = match query.revision {
         Revision::ZERO => store.revision,
         revision => revision,
     };
     if let KeyRange::One(key) = query.range {
-        if let Some((key, record)) = one_at(store, key, at) {
-            show(key, record);
-        }
-        return;
+        return one_at(store, key, at).into_iter().for_each(show);
     }
     let live = store.live_range(&query.range);
     if at == store.revision {
-        match order {
-            Order::Ascending => live.for_each(|(key, record)| show(key, record)),
-            Order::Descending => live.rev().for_each(|(key, record)| show(key, record)),
-        }
-        return;
+        return match order {
+            Order::Ascending => live.for_each(show),
+            Order::Descending => live.rev().for_each(show),
+        };
     }
-    let live = live.filter(move |(_, record)| record.mod_revision() <= at);
-    let superseded = store.history.range_at(&query.range, at).into_iter();
+    let live = live.filter_map(move |record| visible(store, record, at));
+    let dead = store.history.visible_in_graves(&query.range, at);
     match order {
-        Order::Ascending => Merge::new(live, superseded, Order::Ascending)
-            .for_each(|(key, record)| show(key, record)),
-        Order::Descending => Merge::new(live.rev(), superseded.rev(), Order::Descending)
-            .for_each(|(key, record)| show(key, record)),
+        Order::Ascending => Merge::new(live, dead, order).for_each(show),
+        Order::Descending => Merge::new(live.rev(), dead.rev(), order).for_each(show),
     }
 }
 
-/// The version of one key that is visible at a revision. The key is the store's own.
-fn one_at<'a>(store: &'a Store, key: &[u8], at: Revision) -> Option<(&'a [u8], &'a Record)> {
-    if let Some((key, record)) = store.live.get_key_value(key)
-        && record.mod_revision() <= at
-    {
-        return Some((key, record));
+/// The version of one key that is visible at a revision.
+fn one_at<'a>(store: &'a Store, key: &[u8], at: Revision) -> Option<&'a Record> {
+    match store.live.get(HashedKey::new(key)) {
+        Some(record) => visible(store, record, at),
+        None if at == store.revision => None,
+        None => store.history.visible_in_grave(key, at),
     }
-    store.history.get_at(key, at)
+}
+
+/// The version of a live record's key that is visible at a revision.
+fn visible<'a>(store: &'a Store, record: &'a Record, at: Revision) -> Option<&'a Record> {
+    let meta = record.meta();
+    if meta.mod_revision <= at {
+        return Some(record);
+    }
+    store.history.visible(meta.previous, at)
 }
 
 /// Counts everything, keeps what the query asks for and the reply can hold.
@@ -104,7 +97,7 @@ struct Answer<'a> {
     range: RangeRef<'a>,
     limit: u64,
     select: Select,
-    /// Bytes of keys and values that may still be added.
+    /// Bytes of the reply that pairs may still take.
     room: usize,
 }
 
@@ -124,14 +117,16 @@ impl<'a> Answer<'a> {
         }
     }
 
-    fn add(&mut self, key: &'a [u8], record: &'a Record) {
+    fn add(&mut self, record: &'a Record) {
         self.range.count += 1;
-        let value = match self.select {
-            Select::Pairs => record.value(),
-            Select::KeysOnly => b"",
+        let mut pair = match self.select {
+            Select::Pairs | Select::KeysOnly => record.to_pair(),
             Select::CountOnly => return,
         };
-        let bytes = key.len() + value.len();
+        if self.select == Select::KeysOnly {
+            pair.value = Slice(b"");
+        }
+        let bytes = pair.reply_bytes();
         // Once a pair was left out, all later ones are, or the answer would have a gap.
         let full = self.range.pairs.len() as u64 >= self.limit || bytes > self.room;
         if self.range.more || full {
@@ -139,7 +134,7 @@ impl<'a> Answer<'a> {
             return;
         }
         self.room -= bytes;
-        self.range.pairs.push(record.to_pair(key, value));
+        self.range.pairs.push(pair);
     }
 }
 
@@ -152,8 +147,8 @@ struct Merge<A: Iterator, B: Iterator> {
 
 impl<'a, A, B> Merge<A, B>
 where
-    A: Iterator<Item = (&'a [u8], &'a Record)>,
-    B: Iterator<Item = (&'a [u8], &'a Record)>,
+    A: Iterator<Item = &'a Record>,
+    B: Iterator<Item = &'a Record>,
 {
     fn new(left: A, right: B, order: Order) -> Self {
         Self {
@@ -166,16 +161,16 @@ where
 
 impl<'a, A, B> Iterator for Merge<A, B>
 where
-    A: Iterator<Item = (&'a [u8], &'a Record)>,
-    B: Iterator<Item = (&'a [u8], &'a Record)>,
+    A: Iterator<Item = &'a Record>,
+    B: Iterator<Item = &'a Record>,
 {
-    type Item = (&'a [u8], &'a Record);
+    type Item = &'a Record;
 
     fn next(&mut self) -> Option<Self::Item> {
         let (Some(left), Some(right)) = (self.left.peek(), self.right.peek()) else {
             return self.left.next().or_else(|| self.right.next());
         };
-        let ascending = left.0.cmp(right.0);
+        let ascending = left.key().cmp(right.key());
         assert_ne!(
             ascending,
             Ordering::Equal,

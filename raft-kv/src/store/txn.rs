@@ -2,7 +2,7 @@
 
 use super::Store;
 use super::range;
-use super::record::Record;
+use super::record::{Record, View};
 use super::write::OldValue;
 use crate::limits::MAX_RANGE_REPLY_BYTES;
 use crate::operation::{KeyRange, Revision};
@@ -45,7 +45,7 @@ impl Store {
         if records.peek().is_none() {
             return holds_for_none(compare);
         }
-        records.all(|(_, record)| holds_for(compare, record))
+        records.all(|record| holds_for(compare, record))
     }
 
     /// Refuses what would fail half way, before anything changes. Returns the bytes that are left
@@ -73,10 +73,8 @@ impl Store {
         match previous {
             Previous::Omitted => 0,
             Previous::Returned => {
-                let pairs = self.live_range(range);
-                pairs
-                    .map(|(key, record)| key.len() + record.value().len())
-                    .sum()
+                let pairs = self.live_range(range).map(Record::to_pair);
+                pairs.map(|pair| pair.reply_bytes()).sum()
             }
         }
     }
@@ -104,7 +102,7 @@ impl Store {
             }
             TxnOperation::Range(query) => {
                 let found = range::collect(self, query, *room);
-                *room -= found.pairs.iter().map(PairRef::data_bytes).sum::<usize>();
+                *room -= found.pairs.iter().map(PairRef::reply_bytes).sum::<usize>();
                 OperationResult::Range(RangeReply {
                     revision: found.revision,
                     count: found.count,
@@ -119,9 +117,8 @@ impl Store {
         match previous {
             Previous::Omitted => Vec::new(),
             Previous::Returned => {
-                let pairs = self.live_range(range);
-                let pairs = pairs.map(|(key, record)| record.to_pair(key, record.value()).copied());
-                pairs.collect()
+                let pairs = self.live_range(range).map(Record::to_pair);
+                pairs.map(|pair| pair.copied()).collect()
             }
         }
     }
@@ -129,11 +126,12 @@ impl Store {
 
 fn holds_for(compare: &Compare<'_>, record: &Record) -> bool {
     let relation = compare.relation;
+    let View { meta, value: found } = record.view();
     match compare.target {
-        CompareTarget::Value(value) => relation.holds(record.value(), value),
-        CompareTarget::Version(version) => relation.holds(&record.version(), &version),
-        CompareTarget::CreateRevision(at) => relation.holds(&record.create_revision(), &at),
-        CompareTarget::ModRevision(at) => relation.holds(&record.mod_revision(), &at),
+        CompareTarget::Value(value) => relation.holds(found, value),
+        CompareTarget::Version(version) => relation.holds(&meta.version, &version),
+        CompareTarget::CreateRevision(at) => relation.holds(&meta.create_revision, &at),
+        CompareTarget::ModRevision(at) => relation.holds(&meta.mod_revision, &at),
     }
 }
 

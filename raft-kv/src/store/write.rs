@@ -3,7 +3,7 @@
 use std::ops::Bound;
 
 use super::Store;
-use super::record::Record;
+use super::record::{HashedKey, Meta, Record};
 use crate::limits::MAX_VALUE_BYTES;
 use crate::operation::{Expected, KeyRange, Operation, Revision};
 use crate::reply::{Outcome, Refusal, WriteReply};
@@ -60,58 +60,77 @@ impl Store {
         old_value: OldValue,
         value: &[u8],
     ) -> Result<Outcome, Refusal> {
+        let key = HashedKey::new(key);
         let Some(slot) = self.live.get_mut(key) else {
             self.create(at, key, value);
             return Ok(Outcome::Written);
         };
+        let old = slot.view();
         let parts = match old_value {
             OldValue::Dropped => [value, b""],
-            OldValue::Kept => [slot.value(), value],
+            OldValue::Kept => [old.value, value],
         };
         let bytes = parts[0].len() + parts[1].len();
         if bytes > MAX_VALUE_BYTES {
             let bytes = bytes as u64;
             return Err(Refusal::ValueTooLong { bytes });
         }
-        let version = slot.version() + 1;
-        let record = Record::new(slot.create_revision(), at, version, parts);
-        self.live_hash = self.live_hash.wrapping_add(record.hash(key));
-        self.live_bytes += record.value().len() as u64;
+        self.live_bytes = self.live_bytes - old.value.len() as u64 + bytes as u64;
+        let meta = Meta {
+            create_revision: old.meta.create_revision,
+            mod_revision: at,
+            version: old.meta.version + 1,
+            previous: self.history.next_number(),
+        };
+        let record = Record::new(key, meta, parts);
+        self.live_hash = self
+            .live_hash
+            .wrapping_add(record.hash())
+            .wrapping_sub(slot.hash());
         let old = std::mem::replace(slot, record);
         self.advance(at);
-        self.supersede(key, old);
+        self.keep_for_cut(&old);
+        self.history.push_replaced(old, at);
         Ok(Outcome::Written)
     }
 
     /// Removes all keys of a range at a revision; returns how many.
     pub(super) fn delete(&mut self, at: Revision, range: &KeyRange<'_>) -> u64 {
-        let doomed: Vec<Box<[u8]>> = self.live_range(range).map(|(key, _)| key.into()).collect();
+        let doomed: Vec<Box<[u8]>> = match range {
+            KeyRange::One(key) => vec![Box::from(*key)],
+            KeyRange::Interval { .. } | KeyRange::From(_) | KeyRange::Prefix(_) => {
+                let records = self.live_range(range);
+                records.map(|record| record.key().into()).collect()
+            }
+        };
+        let mut removed = 0;
         for key in &doomed {
-            let Some(old) = self.live.remove(key) else {
-                panic!("a key that was just found is there");
+            let Some(old) = self.live.remove(HashedKey::new(key)) else {
+                continue;
             };
-            self.live_bytes -= key.len() as u64;
+            self.live_bytes -= old.data_bytes() as u64;
+            self.live_hash = self.live_hash.wrapping_sub(old.hash());
             self.advance(at);
-            self.supersede(key, old);
+            self.keep_for_cut(&old);
+            self.history.push_deleted(old, at);
+            removed += 1;
         }
-        doomed.len() as u64
+        removed
     }
 
-    /// The live keys of a range, in order.
+    /// The live records of a range, in order of their keys.
     pub(super) fn live_range(
         &self,
         range: &KeyRange<'_>,
-    ) -> impl DoubleEndedIterator<Item = (&[u8], &Record)> {
+    ) -> impl DoubleEndedIterator<Item = &Record> + use<'_> {
+        if range.is_empty() {
+            // Bounds may not contradict each other.
+            let nothing = Bound::Excluded(&b""[..]);
+            return self.live.range(Bound::Included(b""), nothing);
+        }
         let end = range.end();
-        let bounds = if range.is_empty() {
-            // The map's own ranges may not end before they start.
-            (Bound::Included(&b""[..]), Bound::Excluded(&b""[..]))
-        } else {
-            let end = end.as_ref().map(|end| &end[..]);
-            (Bound::Included(range.start()), end)
-        };
-        let live = self.live.range::<[u8], _>(bounds);
-        live.map(|(key, record)| (&key[..], record))
+        let end = end.as_ref().map(|end| &end[..]);
+        self.live.range(Bound::Included(range.start()), end)
     }
 
     /// Compacts as much as it takes to respect the retention.
@@ -122,15 +141,17 @@ impl Store {
     }
 
     /// Adds a key that does not exist.
-    fn create(&mut self, at: Revision, key: &[u8], value: &[u8]) {
-        let record = Record::new(at, at, 1, [value, b""]);
-        self.live_hash = self.live_hash.wrapping_add(record.hash(key));
-        self.live_bytes += (key.len() + value.len()) as u64;
-        let previous = self.live.insert(key.into(), record);
-        assert!(
-            previous.is_none(),
-            "only a key that does not exist is created"
-        );
+    fn create(&mut self, at: Revision, key: HashedKey<'_>, value: &[u8]) {
+        let meta = Meta {
+            create_revision: at,
+            mod_revision: at,
+            version: 1,
+            previous: self.history.revive(key.bytes),
+        };
+        let record = Record::new(key, meta, [value, b""]);
+        self.live_hash = self.live_hash.wrapping_add(record.hash());
+        self.live_bytes += record.data_bytes() as u64;
+        self.live.insert(key, record);
         self.advance(at);
     }
 
@@ -144,15 +165,8 @@ impl Store {
         self.revision = at;
     }
 
-    /// Moves a version that has just been replaced or removed into history.
-    fn supersede(&mut self, key: &[u8], old: Record) {
-        self.live_hash = self.live_hash.wrapping_sub(old.hash(key));
-        self.live_bytes -= old.value().len() as u64;
-        self.history.push(key, old, self.revision);
-    }
-
     fn is_as_expected(&self, key: &[u8], expected: Expected<'_>) -> bool {
-        let record = self.live.get(key);
+        let record = self.live.get(HashedKey::new(key));
         match expected {
             Expected::Absent => record.is_none(),
             Expected::Value(value) => record.is_some_and(|r| r.value() == value),
