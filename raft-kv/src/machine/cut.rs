@@ -2,12 +2,12 @@
 
 use std::io::{self, Read};
 
+use bytes::Bytes;
+
 use super::{KvMachine, state_hash};
 use crate::session::{FrozenSessions, SessionRestorer};
 use crate::snapshot::{Block, BlockReader, Header, RestoreError, SNAPSHOT_VERSION};
 use crate::store::{CutSummary, Restorer, Retention};
-
-use bytes::Bytes;
 
 /// A snapshot that is being taken.
 #[derive(Debug)]
@@ -106,7 +106,11 @@ impl KvMachine {
         let mut blocks = BlockReader::new(source)?;
         let header = match blocks.next_block()? {
             Block::Header(header) => header,
-            other => return Err(out_of_order(&other, "the header").into()),
+            other @ (Block::Session(_)
+            | Block::Replies(_)
+            | Block::Superseded(_)
+            | Block::Live(_)
+            | Block::End { .. }) => return Err(out_of_order(&other, "the header").into()),
         };
         let mut sessions = SessionRestorer::new(&header)?;
         let mut store = Restorer::new(summary(&header))?;

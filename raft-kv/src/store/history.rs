@@ -227,12 +227,11 @@ impl History {
 
     /// The pinned versions that were not taken yet, in order.
     pub(super) fn pinned(&self) -> impl Iterator<Item = &Superseded> {
-        let pinned = self.pinned.iter().flat_map(move |pinned| {
+        self.pinned.iter().flat_map(move |pinned| {
             let next = pinned.next + pinned.held.len() as u64;
             let in_queue = (next..pinned.end).filter_map(|number| self.version(number));
             pinned.held.iter().chain(in_queue)
-        });
-        pinned
+        })
     }
 
     /// Takes that many pinned versions off.

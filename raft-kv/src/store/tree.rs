@@ -192,16 +192,16 @@ impl Tree {
         let (this, before) = (until.next(), until.next());
         let beyond_key = (Bound::Excluded(key), Bound::Unbounded);
         let after = self.leaves.range::<[u8], _>(beyond_key).next();
-        let fits = |pair: &((_, &Box<Leaf>), (&Box<[u8]>, &Box<Leaf>))| {
-            let (left, right) = (pair.0.1.length, pair.1.1.length);
+        let fits = |left: &Leaf, right: &Leaf| {
+            let (left, right) = (left.length, right.length);
             left == 0 || right == 0 || left + right <= LEAF_MAX / 2
         };
-        let pair = this.zip(after).filter(fits);
-        let pair = pair.or_else(|| before.zip(this).filter(fits));
-        let Some((_, (separator, _))) = pair else {
-            return;
+        let right_one = match (before, this, after) {
+            (_, Some(this), Some(after)) if fits(this.1, after.1) => after.0,
+            (Some(before), Some(this), _) if fits(before.1, this.1) => this.0,
+            (_, Some(_) | None, _) => return,
         };
-        let separator = separator.clone();
+        let separator = right_one.clone();
         let Some(right) = self.leaves.remove(&separator) else {
             panic!("a separator that was just found is there");
         };
