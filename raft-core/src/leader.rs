@@ -243,6 +243,9 @@ impl RaftCore {
             return;
         }
         self.broadcast_heartbeats();
+        // Only here: rounds of reads come as often as clients read, and would put off for ever
+        // what is looked at below.
+        self.set_heartbeat_timer();
         self.continue_membership_change();
         self.promote_learners();
         self.advance_transfer();
@@ -297,7 +300,6 @@ impl RaftCore {
         for (to, heartbeat) in heartbeats {
             self.send(to, heartbeat.into());
         }
-        self.set_heartbeat_timer();
     }
 
     fn set_heartbeat_timer(&mut self) {
