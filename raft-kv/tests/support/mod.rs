@@ -131,6 +131,8 @@ pub(crate) struct Cluster {
     /// More flags for every server.
     pub(crate) flags: Vec<String>,
     servers: Vec<Option<Child>>,
+    /// How many nodes the cluster began with; those behind them join.
+    initial: usize,
 }
 
 impl Drop for Cluster {
@@ -170,7 +172,20 @@ impl Cluster {
             ports: free_ports(nodes),
             flags: Vec::new(),
             servers: (0..nodes).map(|_| None).collect(),
+            initial: nodes,
         }
+    }
+
+    /// Makes a port and a certificate for one more node, which is not started; returns its id.
+    pub(crate) fn prepare_node(&mut self) -> usize {
+        // A port that a running node has is not free.
+        self.ports.extend(free_ports(1));
+        self.servers.push(None);
+        let id = self.ports.len();
+        let mut command = program();
+        command.args(["cert", "add", &format!("--node={id}=127.0.0.1")]);
+        succeed(command.arg("--dir").arg(self.tls()));
+        id
     }
 
     /// Whether a leader was elected; otherwise somebody else took one of our ports.
@@ -211,14 +226,23 @@ impl Cluster {
 
     /// The command that runs a server as a member of this cluster.
     pub(crate) fn server_command(&self, id: usize) -> Command {
+        let mut command = self.bare_server_command(id);
+        if id > self.initial {
+            command.arg("--join");
+            return command;
+        }
+        for (index, address) in self.endpoints()[..self.initial].iter().enumerate() {
+            command.arg(format!("--peer={}={address}", index + 1));
+        }
+        command
+    }
+
+    fn bare_server_command(&self, id: usize) -> Command {
         let mut command = program();
         command.args(["server", &format!("--id={id}")]);
         command.arg("--data-dir").arg(self.data_dir(id));
         command.arg("--tls-dir").arg(self.tls());
         command.arg(format!("--listen={}", self.address(id)));
-        for (index, address) in self.endpoints().iter().enumerate() {
-            command.arg(format!("--peer={}={address}", index + 1));
-        }
         command.args(&self.flags);
         command
     }
@@ -233,14 +257,25 @@ impl Cluster {
     }
 
     pub(crate) fn start_server(&mut self, id: usize) {
+        let command = self.server_command(id);
+        self.start_as(id, command);
+    }
+
+    /// Starts one of the first nodes, with an empty directory, as one that joins.
+    pub(crate) fn start_joining(&mut self, id: usize) {
+        let mut command = self.bare_server_command(id);
+        command.arg("--join");
+        self.start_as(id, command);
+    }
+
+    fn start_as(&mut self, id: usize, mut command: Command) {
         assert!(self.servers[id - 1].is_none(), "node {id} runs already");
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.log_path(id))
             .expect("the log file can be opened");
-        let child = self
-            .server_command(id)
+        let child = command
             .env("RUST_BACKTRACE", "1")
             .stdout(Stdio::null())
             .stderr(log)
@@ -298,6 +333,10 @@ impl Cluster {
     }
 
     pub(crate) fn client_of(&self, endpoints: Vec<String>, deadline: Duration) -> Client {
+        Client::new(self.client_config(endpoints, deadline)).expect("the client can be set up")
+    }
+
+    pub(crate) fn client_config(&self, endpoints: Vec<String>, deadline: Duration) -> ClientConfig {
         let files = TlsDir::new(&self.tls()).client_files("test");
         let tls = TlsIdentity::from_files(&files).expect("we made these certificates");
         let mut config = ClientConfig::new(endpoints, tls);
@@ -305,7 +344,7 @@ impl Cluster {
             deadline,
             ..CallPolicy::default()
         };
-        Client::new(config).expect("the client can be set up")
+        config
     }
 
     /// The leader's id, once there is one among the servers that run.
