@@ -223,9 +223,11 @@ async fn deliver(
 }
 
 fn check_class(message: &raft_proto::Message, stream: Class) -> Result<(), ProtocolError> {
-    use raft_proto::Message;
+    use raft_proto::{HelloResponse, Message};
     let message_name = message.name();
-    if matches!(message, Message::Hello(_) | Message::HelloResponse(_)) {
+    // A refusal may come later than the hellos: who was welcome then is no member any more.
+    let welcome = HelloResponse { refusal: None };
+    if matches!(message, Message::Hello(_)) || *message == Message::HelloResponse(welcome) {
         return Err(ProtocolError::UnexpectedMessage {
             expected: "a message after the hellos",
             found: message_name,

@@ -1,10 +1,12 @@
-//! Nodes come and go: real threads and files, a network inside the process.
+//! Nodes come and go: real threads and files, a network inside the process or QUIC on loopback.
+#![cfg(feature = "quic")]
 #![allow(
     clippy::unwrap_used,
     reason = "in test helpers too, a panic is the failure"
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,11 +14,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft_core::Role;
 use raft_log::{DataDir, LogOptions, vfs::RealVfs};
+use raft_net::{NetLimits, NetTiming, TlsIdentity};
 use raft_node::{
-    Applied, ChangeError, ChangeSafety, MembershipChange, MemoryNetwork, NodeState, Parts, Raft,
-    RaftConfig, ReadConsistency, StateMachine, Status,
+    Applied, ChangeError, ChangeSafety, MembershipChange, MemoryNetwork, NodeState, Parts,
+    QuicBuilder, Raft, RaftConfig, ReadConsistency, StateMachine, Status, TransportBuilder,
 };
 use raft_proto::{Member, Membership, NodeId, Promotion};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
 /// Between two looks at something that takes a while.
@@ -45,20 +49,69 @@ impl StateMachine for Journal {
     }
 }
 
+/// What carries the messages of a group.
+#[derive(Clone, Copy, Debug)]
+enum Carrier {
+    Memory,
+    Quic,
+}
+
 struct Group {
+    carrier: Carrier,
     network: MemoryNetwork,
+    authority: Authority,
+    /// Where each node listens, with QUIC.
+    addresses: BTreeMap<u64, SocketAddr>,
     home: TempDir,
     nodes: BTreeMap<u64, Raft>,
 }
 
+/// A certificate authority.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        let issuer = Issuer::new(params, key);
+        Self { issuer, pem }
+    }
+
+    fn node(&self, id: u64) -> TlsIdentity {
+        let names = vec![format!("n{id}.test"), "localhost".to_owned()];
+        let mut params = CertificateParams::new(names).unwrap();
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        TlsIdentity::from_pem(&certificate, &key.serialize_pem(), &self.pem).unwrap()
+    }
+}
+
 impl Group {
-    async fn start(size: u64) -> Self {
+    async fn start(carrier: Carrier, size: u64) -> Self {
+        // Every node that any test needs; the system chooses the ports.
+        let sockets = (1..=6).map(|id| (id, UdpSocket::bind("127.0.0.1:0").unwrap()));
+        let sockets: BTreeMap<u64, UdpSocket> = sockets.collect();
+        let address = |socket: &UdpSocket| socket.local_addr().unwrap();
         let mut group = Self {
+            carrier,
             network: MemoryNetwork::new(),
+            authority: Authority::new(),
+            addresses: sockets.iter().map(|(id, s)| (*id, address(s))).collect(),
             home: tempfile::tempdir().unwrap(),
             nodes: BTreeMap::new(),
         };
-        let voters: Vec<_> = (1..=size).map(|id| (NodeId(id), address(id))).collect();
+        drop(sockets);
+        let voters = (1..=size).map(|id| (NodeId(id), group.address(id)));
+        let voters: Vec<_> = voters.collect();
         for id in 1..=size {
             group.boot(id, RaftConfig::new(NodeId(id), voters.clone()));
         }
@@ -75,9 +128,42 @@ impl Group {
         let parts = Parts {
             directory: DataDir::open(RealVfs::shared(), &path, NodeId(id)).unwrap(),
             machine: Box::<Journal>::default(),
-            transport: self.network.transport(NodeId(id)),
+            transport: self.transport(id),
         };
         self.nodes.insert(id, Raft::start(config, parts).unwrap());
+    }
+
+    fn transport(&self, id: u64) -> Box<dyn TransportBuilder> {
+        match self.carrier {
+            Carrier::Memory => self.network.transport(NodeId(id)),
+            Carrier::Quic => Box::new(QuicBuilder {
+                socket: UdpSocket::bind(self.addresses[&id]).unwrap(),
+                cluster_name: "test".to_owned(),
+                tls: self.authority.node(id),
+                limits: NetLimits::default(),
+                timing: NetTiming::default(),
+                clients: None,
+                stats: Arc::default(),
+            }),
+        }
+    }
+
+    fn address(&self, id: u64) -> String {
+        match self.carrier {
+            Carrier::Memory => format!("n{id}:1"),
+            Carrier::Quic => self.addresses[&id].to_string(),
+        }
+    }
+
+    fn add(&self, id: u64, promotion: Promotion) -> MembershipChange {
+        MembershipChange::AddLearner {
+            id: NodeId(id),
+            member: Member {
+                incarnation: None,
+                address: self.address(id),
+            },
+            promotion,
+        }
     }
 
     async fn leader(&self) -> u64 {
@@ -150,7 +236,7 @@ impl Group {
 
     /// Adds a node and waits until it votes.
     async fn admit(&self, id: u64) {
-        self.change(&[add(id, Promotion::Auto)]).await.unwrap();
+        self.change(&[self.add(id, Promotion::Auto)]).await.unwrap();
         let is_voter = |status: &Status| status.membership.voters.contains(&NodeId(id));
         let leader = self.leader().await;
         self.reaches(leader, is_voter).await;
@@ -177,23 +263,15 @@ impl Group {
     }
 }
 
-fn address(id: u64) -> String {
-    format!("n{id}:1")
-}
-
-fn add(id: u64, promotion: Promotion) -> MembershipChange {
-    MembershipChange::AddLearner {
-        id: NodeId(id),
-        member: Member {
-            incarnation: None,
-            address: address(id),
-        },
-        promotion,
-    }
-}
-
 fn voters(membership: &Membership) -> Vec<u64> {
     membership.voters.iter().map(|id| id.0).collect()
+}
+
+/// On both kinds of networks.
+fn on_both<T: Future<Output = ()>>(test: impl Fn(Carrier) -> T) {
+    for carrier in [Carrier::Memory, Carrier::Quic] {
+        run(test(carrier));
+    }
 }
 
 fn run(test: impl Future<Output = ()>) {
@@ -207,8 +285,8 @@ fn run(test: impl Future<Output = ()>) {
 
 #[test]
 fn a_leader_that_removes_itself_answers_and_another_one_leads() {
-    run(async {
-        let group = Group::start(3).await;
+    on_both(|carrier| async move {
+        let group = Group::start(carrier, 3).await;
         let old = group.leader().await;
         let changed = group.change(&[MembershipChange::Remove(NodeId(old))]).await;
         let rest: Vec<u64> = (1..=3).filter(|id| *id != old).collect();
@@ -229,14 +307,14 @@ fn a_leader_that_removes_itself_answers_and_another_one_leads() {
 #[test]
 fn what_cannot_be_done_is_refused_with_a_reason() {
     run(async {
-        let group = Group::start(3).await;
+        let group = Group::start(Carrier::Memory, 3).await;
         let leader = group.leader().await;
         let other = (leader % 3) + 1;
         let refused = |changes| {
             let group = &group;
             async move { group.change(changes).await.unwrap_err() }
         };
-        let twice = [add(other, Promotion::Auto)];
+        let twice = [group.add(other, Promotion::Auto)];
         assert_eq!(
             refused(&twice).await,
             ChangeError::AlreadyAMember(NodeId(other))
@@ -245,10 +323,11 @@ fn what_cannot_be_done_is_refused_with_a_reason() {
         assert_eq!(refused(&unknown).await, ChangeError::NotAMember(NodeId(9)));
         let all = [1, 2, 3].map(|id| MembershipChange::Remove(NodeId(id)));
         assert_eq!(refused(&all).await, ChangeError::LastVoter);
-        let MembershipChange::AddLearner { mut member, .. } = add(4, Promotion::Manual) else {
+        let MembershipChange::AddLearner { mut member, .. } = group.add(4, Promotion::Manual)
+        else {
             unreachable!("it adds");
         };
-        member.address = address(2);
+        member.address = group.address(2);
         let taken = [MembershipChange::AddLearner {
             id: NodeId(4),
             member,
@@ -256,10 +335,13 @@ fn what_cannot_be_done_is_refused_with_a_reason() {
         }];
         let in_use = ChangeError::AddressInUse {
             member: NodeId(2),
-            address: address(2),
+            address: group.address(2),
         };
         assert_eq!(refused(&taken).await, in_use);
-        let changed = group.change(&[add(4, Promotion::Manual)]).await.unwrap();
+        let changed = group
+            .change(&[group.add(4, Promotion::Manual)])
+            .await
+            .unwrap();
         assert_eq!(changed.learners, [(NodeId(4), Promotion::Manual)].into());
         let absent = [MembershipChange::Promote(NodeId(4))];
         assert_eq!(refused(&absent).await, ChangeError::NotCounted(NodeId(4)));
@@ -276,7 +358,7 @@ fn what_cannot_be_done_is_refused_with_a_reason() {
 #[test]
 fn a_removal_that_would_stop_the_cluster_needs_force() {
     run(async {
-        let mut group = Group::start(3).await;
+        let mut group = Group::start(Carrier::Memory, 3).await;
         let leader = group.leader().await;
         let (down, third) = ((leader % 3) + 1, ((leader + 1) % 3) + 1);
         group.nodes.remove(&down).unwrap().shutdown().await.unwrap();
@@ -308,8 +390,8 @@ fn a_removal_that_would_stop_the_cluster_needs_force() {
 
 #[test]
 fn a_node_that_joins_waits_by_name_then_has_everything_and_votes() {
-    run(async {
-        let mut group = Group::start(1).await;
+    on_both(|carrier| async move {
+        let mut group = Group::start(carrier, 1).await;
         group.write("early").await;
         group.join(2);
         let waiting = group.nodes[&2]
@@ -338,9 +420,12 @@ fn a_node_that_joins_waits_by_name_then_has_everything_and_votes() {
 #[test]
 fn a_learner_stays_one_until_it_is_promoted() {
     run(async {
-        let mut group = Group::start(1).await;
+        let mut group = Group::start(Carrier::Memory, 1).await;
         group.join(2);
-        group.change(&[add(2, Promotion::Manual)]).await.unwrap();
+        group
+            .change(&[group.add(2, Promotion::Manual)])
+            .await
+            .unwrap();
         group.write("a").await;
         assert_eq!(group.journal(2).await, "a ");
         group.shut_down(2).await;
@@ -365,8 +450,8 @@ fn a_learner_stays_one_until_it_is_promoted() {
 
 #[test]
 fn a_removed_node_says_so_and_disturbs_nobody() {
-    run(async {
-        let mut group = Group::start(3).await;
+    on_both(|carrier| async move {
+        let mut group = Group::start(carrier, 3).await;
         let leader = group.leader().await;
         let removed = (leader % 3) + 1;
         let term = group.status(leader).await.term;
@@ -386,8 +471,8 @@ fn a_removed_node_says_so_and_disturbs_nobody() {
 
 #[test]
 fn a_wiped_node_comes_back_under_its_id_once_it_is_added_again() {
-    run(async {
-        let mut group = Group::start(3).await;
+    on_both(|carrier| async move {
+        let mut group = Group::start(carrier, 3).await;
         group.write("a").await;
         let leader = group.leader().await;
         let wiped = (leader % 3) + 1;
@@ -404,8 +489,8 @@ fn a_wiped_node_comes_back_under_its_id_once_it_is_added_again() {
 
 #[test]
 fn all_nodes_are_replaced_one_by_one_under_load() {
-    run(async {
-        let mut group = Group::start(3).await;
+    on_both(|carrier| async move {
+        let mut group = Group::start(carrier, 3).await;
         let written = Arc::new(AtomicU64::new(0));
         let known: Arc<Mutex<Vec<Raft>>> = Arc::default();
         let share = |group: &Group| group.nodes.values().cloned().collect();
