@@ -23,9 +23,12 @@ use tokio::sync::{Semaphore, watch};
 use super::observer::{Observer, Verdict};
 
 /// Connections at a time; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 32;
-/// How long a connection may take for the headers of its next request, or idle before it.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+const MAX_CONNECTIONS: usize = 128;
+/// How long a connection may take for the headers of its next request, or idle before it. Short,
+/// so that whoever holds connections open keeps nobody else out for long.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may last: also one whose other end does not read.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest request line and headers, in bytes.
 const MAX_HEADER_BYTES: usize = 16 << 10;
 /// After a failed accept: most often there are no file descriptors left.
@@ -122,7 +125,7 @@ async fn serve_connection(stream: tokio::net::TcpStream, observer: Observer) {
         .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     // How a scraper leaves is no news to anybody.
-    let _ = served.await;
+    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, served).await;
 }
 
 async fn answer(request: &Request<Incoming>, observer: &Observer) -> Response<Full<Bytes>> {

@@ -10,7 +10,8 @@ mod http;
 mod support;
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Instant;
 
 use exposition::Scrape;
@@ -340,6 +341,24 @@ async fn odd_requests_are_refused() {
     }
     // After all that it still serves.
     wait_until_ready(address);
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_are_closed_and_keep_nobody_out() {
+    let mut cluster = prepare(1);
+    cluster.start_server(1);
+    let address = address(&cluster, 1);
+    // More than are served at a time: the first ones have to go before a scrape gets through.
+    let connect = |_| TcpStream::connect(address).unwrap();
+    let mut silent: Vec<_> = (0..150).map(connect).collect();
+    wait_until_ready(address);
+    for stream in &mut silent {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut rest = Vec::new();
+        // Closed, in whatever way, and without an answer to a question that was never asked.
+        let _ = stream.read_to_end(&mut rest);
+        assert!(!rest.starts_with(b"HTTP/1.1 200"));
+    }
 }
 
 #[test]
