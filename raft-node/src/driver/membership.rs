@@ -143,7 +143,7 @@ impl Driver {
         }
         let target = self.core.membership_after(changes).ok()?;
         let current = &self.core.membership().voters;
-        if current.difference(&target.voters).next().is_none() {
+        if current.is_subset(&target.voters) {
             return None;
         }
         let me = self.core.id();
