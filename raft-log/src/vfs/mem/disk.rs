@@ -19,6 +19,8 @@ pub(super) struct Disk {
     pub(super) random: u64,
     pub(super) operations: u64,
     pub(super) faults: Faults,
+    /// The disk as it was before each operation, while somebody wants to know.
+    pub(super) recording: Option<Vec<Disk>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -73,7 +75,38 @@ impl Disk {
         if stopped {
             return Err(io::Error::other("the simulated machine has stopped"));
         }
+        if self.recording.is_some() {
+            let image = self.image();
+            self.recording.get_or_insert_default().push(image);
+        }
         Ok(())
+    }
+
+    /// A copy with all that is pending, without locks and faults. Files that no name leads to, now
+    /// or after a crash, are left empty.
+    pub(super) fn image(&self) -> Self {
+        let named = self.names.values().chain(self.durable_names.values());
+        let mut reachable: BTreeSet<usize> = named.copied().collect();
+        for change in &self.pending_names {
+            match change {
+                NameChange::Link { inode, .. } | NameChange::Rename { inode, .. } => {
+                    reachable.insert(*inode);
+                }
+                NameChange::Unlink { .. } => {}
+            }
+        }
+        let copy = |(number, inode): (usize, &Inode)| match reachable.contains(&number) {
+            true => inode.clone(),
+            false => Inode::default(),
+        };
+        Self {
+            inodes: self.inodes.iter().enumerate().map(copy).collect(),
+            names: self.names.clone(),
+            durable_names: self.durable_names.clone(),
+            pending_names: self.pending_names.clone(),
+            random: self.random,
+            ..Self::default()
+        }
     }
 
     pub(super) fn change_name(&mut self, change: NameChange) {

@@ -96,6 +96,25 @@ impl MemVfs {
         self.disk().faults.capacity_bytes = bytes;
     }
 
+    /// Keeps a copy of the disk before every operation from now on, for [`MemVfs::recorded`].
+    pub fn record(&self) {
+        self.disk().recording = Some(Vec::new());
+    }
+
+    /// Ends what [`MemVfs::record`] has begun: the disk as it was before each operation since, and
+    /// as it is now, pending changes included. The copies have no locks and no faults; what a crash
+    /// at that moment leaves is asked of them by [`MemVfs::crash`].
+    #[must_use]
+    pub fn recorded(&self) -> Vec<Self> {
+        let mut disk = self.disk();
+        let mut images = disk.recording.take().unwrap_or_default();
+        images.push(disk.image());
+        let shared = |disk| Self {
+            disk: Arc::new(Mutex::new(disk)),
+        };
+        images.into_iter().map(shared).collect()
+    }
+
     /// How many changes are pending: a crash can leave 2 to that power different disks.
     #[must_use]
     pub fn pending_changes(&self) -> usize {
