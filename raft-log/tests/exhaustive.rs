@@ -73,15 +73,15 @@ impl Counts {
 /// A history as the numbers of its operations.
 type History = Vec<usize>;
 
-/// Tries all histories that start with this one and are no longer than `length`.
-fn try_from(history: &mut History, length: usize, bounds: Bounds, counts: &Counts) {
+/// Tries all histories that start with this one and are no longer than the bounds say.
+fn try_from(history: &mut History, bounds: Bounds, counts: &Counts) {
     try_last(history, bounds, counts);
-    if history.len() == length {
+    if history.len() == bounds.length {
         return;
     }
     for operation in 0..operations().len() {
         history.push(operation);
-        try_from(history, length, bounds, counts);
+        try_from(history, bounds, counts);
         history.pop();
     }
 }
@@ -205,14 +205,18 @@ fn every_short_history_survives_every_cut_with_every_set_of_survivors() {
     let counts = Counts::default();
     let started = Instant::now();
     // Histories of one operation here, the others by their first two, each for whoever is free.
-    try_from(&mut History::new(), 1, bounds, &counts);
+    let single = Bounds {
+        length: 1,
+        ..bounds
+    };
+    try_from(&mut History::new(), single, &counts);
     let kinds = operations().len();
     let prefixes = (0..kinds * kinds).map(|number| vec![number / kinds, number % kinds]);
     let waiting: Mutex<Vec<History>> = Mutex::new(prefixes.filter(|_| length > 1).collect());
     let next = || waiting.lock().unwrap().pop();
     let work = || {
         while let Some(mut history) = next() {
-            try_from(&mut history, length, bounds, &counts);
+            try_from(&mut history, bounds, &counts);
         }
     };
     std::thread::scope(|scope| {

@@ -1,6 +1,7 @@
 //! `cargo xtask exhaustive`: everything within bounds that are too large for every CI run.
 
 mod core;
+mod wal;
 
 use clap::Subcommand;
 
@@ -9,6 +10,8 @@ use clap::Subcommand;
 pub(crate) enum What {
     /// Histories of a cluster of real consensus cores
     Core(core::Options),
+    /// Histories of the log, cut at every operation of the disk; builds with optimisation itself
+    Wal(wal::Options),
 }
 
 /// Explores.
@@ -18,5 +21,6 @@ pub(crate) enum What {
 pub(crate) fn run(what: &What) -> Result<(), String> {
     match what {
         What::Core(options) => core::run(options),
+        What::Wal(options) => wal::run(options),
     }
 }
