@@ -1,5 +1,6 @@
 //! Elections: timeouts, pre-votes, votes (§5.2, §5.4.1, thesis §9.6), and changes of role.
 
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{
     HardState, Membership, NodeId, PreVoteRequest, PreVoteResponse, Term, TimeoutNow, VoteRequest,
     VoteResponse,
@@ -84,6 +85,9 @@ impl RaftCore {
     }
 
     fn start_pre_vote(&mut self) {
+        if is_planted(Mutant::NoPreVote) {
+            return self.start_election(Cause::Timeout);
+        }
         // Pre-votes bind nobody, so they are repeated sooner than elections: a refusal may only
         // mean that the other voter heard from the old leader a moment later than this node.
         let interval_ns = self.config.heartbeat_interval_ms * NS_PER_MS;
@@ -212,6 +216,9 @@ impl RaftCore {
             self.reset_election_timer();
         }
         let term = self.term();
+        if is_planted(Mutant::VoteBeforeFsync) {
+            return self.send(from, VoteResponse { term, granted }.into());
+        }
         self.send_after_term(from, VoteResponse { term, granted }.into());
     }
 
@@ -227,7 +234,8 @@ impl RaftCore {
     }
 
     fn vote_is_free_for(&self, candidate: NodeId) -> bool {
-        self.hard_state().vote.is_none_or(|vote| vote == candidate)
+        let is_free = self.hard_state().vote.is_none_or(|vote| vote == candidate);
+        is_free || is_planted(Mutant::SecondVoteInTerm)
     }
 
     /// The leader asks this node to take over (thesis §3.10): no pre-vote, and no regard for the
@@ -259,7 +267,9 @@ impl RaftCore {
         if hard_state.term > self.term() {
             // What was promised in an earlier term is void: an acknowledgement of it could count
             // for entries that this node is about to lose (the append ABA race).
-            self.withheld.clear();
+            if !is_planted(Mutant::StaleAcknowledgement) {
+                self.withheld.clear();
+            }
             self.verified = raft_proto::LogIndex::ZERO;
             self.leader_contact = None;
         }

@@ -1,5 +1,6 @@
 //! What a follower does with its leader's appends and heartbeats (§5.3).
 
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{
     AppendOutcome, AppendRequest, AppendResponse, Entry, EntryKind, Heartbeat, HeartbeatResponse,
     LogIndex, Membership, NodeId, Term,
@@ -75,8 +76,14 @@ impl RaftCore {
     ) -> Result<(), Violation> {
         check_entries(request)?;
         let previous = request.previous;
+        if is_planted(Mutant::Canary) {
+            self.answer_append(from, request.sequence, AppendOutcome::Accepted);
+            return Ok(());
+        }
+        let is_unchecked =
+            is_planted(Mutant::NoPreviousCheck) && previous.index <= self.log.last_index();
         // Entries before the base are committed and covered by a snapshot: they match.
-        if previous.index >= self.log.base().index && !self.log.matches(previous) {
+        if previous.index >= self.log.base().index && !self.log.matches(previous) && !is_unchecked {
             if previous.index <= self.commit_index {
                 return Err(Violation::ConflictsWithCommitted);
             }
@@ -99,7 +106,13 @@ impl RaftCore {
             self.append_from_message(id, new, memberships);
         }
         let last = previous.index.plus(request.entries.len() as u64);
+        if is_planted(Mutant::TruncateAlways) && last < self.log.last_index() {
+            self.truncate_from(last.next());
+        }
         self.verified = self.verified.max(last.min(self.log.last_index()));
+        if is_planted(Mutant::CommitUnverified) {
+            self.advance_commit(request.commit_index.min(self.log.last_index()));
+        }
         self.advance_commit(request.commit_index.min(self.verified));
         self.acknowledge(from, request.sequence, last);
         Ok(())
@@ -180,6 +193,18 @@ impl RaftCore {
     /// Acknowledges everything up to `last` once it is durable, even if it was there before.
     fn acknowledge(&mut self, to: NodeId, sequence: u64, last: LogIndex) {
         let term = self.term();
+        if is_planted(Mutant::AcknowledgeBeforeFsync) {
+            let outcome = AppendOutcome::Accepted;
+            return self.send(
+                to,
+                AppendResponse {
+                    term,
+                    sequence,
+                    outcome,
+                }
+                .into(),
+            );
+        }
         let hard_state = self.persists.hard_state_waits_for();
         match hard_state.max(self.persists.index_waits_for(last)) {
             None => self.answer_append(to, sequence, AppendOutcome::Accepted),

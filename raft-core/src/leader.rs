@@ -2,6 +2,7 @@
 //! §5.4.2, §8).
 
 use bytes::Bytes;
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{
     AppendOutcome, AppendResponse, Entry, EntryKind, Heartbeat, HeartbeatResponse, LogIndex,
     LogPosition, NodeId,
@@ -199,7 +200,11 @@ impl RaftCore {
         let RoleState::Leader(leader) = &self.role else {
             return;
         };
-        let durable = self.persists.durable_index();
+        let durable = if is_planted(Mutant::CountsUnsynced) {
+            self.log.last_index()
+        } else {
+            self.persists.durable_index()
+        };
         let me = self.config.id;
         let held = self.members.quorum().reached(|id| {
             if id == me {
@@ -208,7 +213,8 @@ impl RaftCore {
             leader.peers.get(&id).map_or(0, |p| p.counted_match().0)
         });
         let held = LogIndex(held).min(self.log.last_index());
-        if held >= leader.first_index && held > self.commit_index {
+        let is_of_this_term = held >= leader.first_index || is_planted(Mutant::CommitOldTerms);
+        if is_of_this_term && held > self.commit_index {
             self.advance_commit(held);
         }
     }
@@ -259,6 +265,9 @@ impl RaftCore {
         let RoleState::Leader(leader) = &self.role else {
             return false;
         };
+        if is_planted(Mutant::NoCheckQuorum) {
+            return true;
+        }
         let now = self.now;
         let me = self.config.id;
         let heard = self.members.quorum().reached(|id| {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{Boot, InstallOutcome, LogIndex, LogPosition};
 
 use crate::output::IndexRange;
@@ -380,7 +381,8 @@ impl Progress {
                 Pause::Ready => {}
                 Pause::Contact => self.resume(),
                 Pause::Answer { since } => {
-                    if now >= since.plus_ms(retry.probe_ms) {
+                    let is_due = now >= since.plus_ms(retry.probe_ms);
+                    if is_due && !is_planted(Mutant::PausedForEver) {
                         self.resume();
                     }
                 }
@@ -444,7 +446,7 @@ impl Progress {
     }
 
     fn leave_window(&mut self, sent: Sent) {
-        if sent.delivery == Delivery::Expected {
+        if sent.delivery == Delivery::Expected && !is_planted(Mutant::WindowLeak) {
             self.inflight = (self.inflight.0 - 1, self.inflight.1 - sent.bytes);
         }
     }

@@ -1,6 +1,7 @@
 //! Majorities, and pairs of majorities for joint configurations (§6). Pure.
 
 use raft_proto::membership::MAX_MEMBERS;
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{Membership, NodeId};
 
 /// How an election stands.
@@ -39,6 +40,9 @@ impl MajorityConfig {
     /// How many voters make a majority.
     #[must_use]
     pub fn quorum(&self) -> usize {
+        if is_planted(Mutant::HalfIsQuorum) {
+            return (self.voters.len() / 2).max(1);
+        }
         self.voters.len() / 2 + 1
     }
 

@@ -7,6 +7,7 @@
 //! term (§8), because only then its commit index is known to cover its predecessors' commits.
 //! A follower asks its leader. In both cases one batch is under way and the next one gathers.
 
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{Boot, LogIndex, NodeId, ReadIndexRequest, ReadIndexResponse};
 
 use crate::core::RaftCore;
@@ -195,12 +196,14 @@ impl RaftCore {
         let RoleState::Leader(leader) = &self.role else {
             return;
         };
-        let has_committed = index >= leader.first_index;
+        let has_committed =
+            index >= leader.first_index || is_planted(Mutant::ReadBeforeFirstCommit);
         let is_idle = self.reads.under_way.is_none() && !self.reads.gathering.is_empty();
         if !has_committed || !is_idle {
             return;
         }
-        let round = leader.round + 1;
+        let is_reused = is_planted(Mutant::ReadRoundReused);
+        let round = leader.round + u64::from(!is_reused);
         let reads = std::mem::take(&mut self.reads.gathering);
         self.reads.under_way = Some(Batch {
             waiting: Waiting::Round { round, index },
@@ -230,7 +233,9 @@ impl RaftCore {
             return;
         };
         match batch.waiting {
-            Waiting::Round { round, index } if confirmed >= round => {
+            Waiting::Round { round, index }
+                if confirmed >= round || is_planted(Mutant::ReadWithoutQuorum) =>
+            {
                 self.serve_reads(batch.reads, index);
                 self.start_read_round();
                 self.set_read_timer();

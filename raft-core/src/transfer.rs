@@ -1,5 +1,6 @@
 //! Leadership transfer (thesis §3.10), also away from a leader whose disk is stuck (D11).
 
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{LogIndex, NodeId};
 
 use crate::core::{Disk, RaftCore};
@@ -117,7 +118,7 @@ impl RaftCore {
         let is_behind = LogIndex(elsewhere) > self.persists.durable_index();
         let must_go = match self.disk {
             Disk::Working | Disk::Failed => false,
-            Disk::Stalled => is_behind,
+            Disk::Stalled => is_behind && !is_planted(Mutant::NoHandOver),
             Disk::Full => true,
         };
         if must_go

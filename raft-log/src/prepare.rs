@@ -1,5 +1,7 @@
 //! Writes the next segment with zeros before it is needed.
 
+use raft_proto::mutants::{Mutant, is_planted};
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,6 +79,9 @@ impl ZeroedFiles {
             }
         }
         file.sync_data()?;
+        if is_planted(Mutant::NoDirectoryFsync) {
+            return Ok(file);
+        }
         // The size must be durable before the file can get a segment's name.
         self.vfs.sync_dir(&self.directory)?;
         Ok(file)

@@ -1,5 +1,7 @@
 //! Segment files: their names, their making from prepared ones, their seals.
 
+use raft_proto::mutants::{Mutant, is_planted};
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -63,6 +65,10 @@ impl SegmentFile {
         let path = path_of(directory, self.sequence);
         vfs.rename(&self.path, &path)
             .map_err(|source| FileError::new("rename a segment to", &path, source))?;
+        if is_planted(Mutant::NoDirectoryFsync) {
+            self.path = path;
+            return Ok(self);
+        }
         vfs.sync_dir(directory)
             .map_err(|source| FileError::new("sync directory", directory, source))?;
         self.path = path;
@@ -82,7 +88,13 @@ impl SegmentFile {
 
     /// Makes what was written durable.
     pub(crate) fn sync(&self) -> Result<(), FileError> {
+        if is_planted(Mutant::NoFsync) {
+            return Ok(());
+        }
         let synced = self.file.sync_data();
+        if is_planted(Mutant::FsyncErrorIgnored) {
+            return Ok(());
+        }
         synced.map_err(|source| FileError::new("sync", &self.path, source))
     }
 

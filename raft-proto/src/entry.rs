@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{LogIndex, NodeId, Term};
+use crate::mutants::{Mutant, is_planted};
 
 /// What an entry means to the consensus core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -89,7 +90,10 @@ impl LogPosition {
     /// later last term wins, and with equal terms the longer log (§5.4.1).
     #[must_use]
     pub fn is_up_to_date_with(self, other: Self) -> bool {
-        (self.term, self.index) >= (other.term, other.index)
+        if is_planted(Mutant::LongerLogWins) {
+            return (self.index, self.term) >= (other.index, other.term);
+        }
+        (self.term, self.index) >= (other.term, other.index) || is_planted(Mutant::AnyLogWins)
     }
 }
 

@@ -42,6 +42,7 @@ pub mod frame;
 pub mod ids;
 pub mod membership;
 pub mod message;
+pub mod mutants;
 pub mod wire;
 
 pub use codec::CodecError;

@@ -23,6 +23,8 @@ use crate::cluster::Cluster;
 const KEYS: u64 = 3;
 /// How long a client waits for an answer, in milliseconds.
 const TIMEOUT_MS: u64 = 400;
+/// How long the first client waits, which wants to hear what nodes say at their own deadline.
+const PATIENT_TIMEOUT_MS: u64 = 7_000;
 /// Longest pause of a client between two operations, in milliseconds.
 const PAUSE_MS_MAX: u64 = 40;
 /// Steps of the search for an order, per register; beyond them it is given up.
@@ -155,6 +157,10 @@ async fn play(
     (until, operations): (Time, u64),
 ) {
     let mut favourite = None;
+    let timeout_ms = match client.id() {
+        1 => PATIENT_TIMEOUT_MS,
+        _ => TIMEOUT_MS,
+    };
     for serial in 1..=operations {
         if client.now() >= until {
             return;
@@ -166,12 +172,12 @@ async fn play(
         let is_write = client.draw(|random| random.per_mille(600));
         let (ask, outcome) = if is_write {
             let value = client.id() * VALUES_PER_CLIENT + serial;
-            let outcome = client.write(node, encode(key, value), TIMEOUT_MS).await;
+            let outcome = client.write(node, encode(key, value), timeout_ms).await;
             (Ask::Swap(key, value), outcome)
         } else {
             let query = Bytes::copy_from_slice(&[key]);
             let level = ReadConsistency::Linearizable;
-            let outcome = client.read(node, query, level, TIMEOUT_MS).await;
+            let outcome = client.read(node, query, level, timeout_ms).await;
             (Ask::Get(key), outcome)
         };
         let ended = ended(client.now(), outcome);

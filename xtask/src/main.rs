@@ -41,6 +41,8 @@ enum Chore {
         #[command(subcommand)]
         what: exhaustive::What,
     },
+    /// How many seeds of the simulator it takes to find each planted bug
+    Mutants(sim::MutantOptions),
     /// Throughput, latency, processor time and failover of three servers on this machine
     Bench(bench::Options),
     /// Sizes of files and functions, headers, format pages in step with code, links, leftovers
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Chore::Demo(options) => demo::run(&options),
         Chore::Sim(options) => sim::run_chore(&options),
         Chore::Exhaustive { what } => exhaustive::run(&what),
+        Chore::Mutants(options) => sim::run_mutants(&options),
         Chore::Bench(options) => bench::run(&options),
         Chore::Tidy => tidy::run(),
     };

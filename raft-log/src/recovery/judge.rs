@@ -1,5 +1,7 @@
 //! Recovery's verdicts: pure functions from what was found to what it means.
 
+use raft_proto::mutants::{Mutant, is_planted};
+
 use crate::error::UnknownEnd;
 use crate::format::seal::SealState;
 
@@ -110,6 +112,7 @@ pub fn judge(evidence: &Evidence) -> Verdict {
         return Verdict::Whole;
     }
     match evidence.vouched {
+        Vouched::Yes if is_planted(Mutant::DamageIsTorn) => Verdict::Torn,
         Vouched::Yes => judge_vouched(evidence),
         Vouched::No => judge_unvouched(evidence),
     }

@@ -1,6 +1,7 @@
 //! The core's events, turned into answers for those who wait and into log lines.
 
 use raft_core::{Event, IndexRange, ProposalOutcome, ReadId, Time, TransferOutcome};
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{LogPosition, NodeId, Term};
 
 use super::Driver;
@@ -65,6 +66,7 @@ impl Driver {
         let error = match outcome {
             // The applier answers these with the state machine's reply.
             ProposalOutcome::Committed => return,
+            ProposalOutcome::Superseded { .. } if is_planted(Mutant::OutcomeByIndexOnly) => return,
             ProposalOutcome::Superseded { by } => ProposeError::Superseded { by },
             ProposalOutcome::Unknown => ProposeError::Unknown,
         };

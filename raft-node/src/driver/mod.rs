@@ -31,6 +31,7 @@ use raft_core::{
     ReadId, Role, Time, Transmit, UnsentReason,
 };
 use raft_log::LogWrite;
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{Entry, LogIndex, Message, NodeId};
 
 pub use self::apply::{ApplyBatch, ApplyItem};
@@ -331,6 +332,7 @@ impl Driver {
                 Transmit::Message { to, message } => self.send(to, message),
                 Transmit::Append(order) => match self.buffer.fill(&order) {
                     Fill::Found(entries) => self.send_append(order, entries),
+                    Fill::Evicted if is_planted(Mutant::DiskReadGivesUp) => {}
                     Fill::Evicted => self.outputs.push_back(Output::ReadLog(LogReadRequest {
                         first: order.previous.index.next(),
                         // What is not durable cannot be read, and has not left the buffer.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use raft_core::Time;
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{Entry, EntryKind, LogIndex, LogPosition, Term};
 
 use super::{Driver, after};
@@ -100,7 +101,12 @@ impl Proposals {
     /// The waiter at this position, if it still waits. Positions are not taken in order: what was
     /// superseded is known at once, while what is committed before it still waits to be applied.
     pub(super) fn take(&mut self, position: LogPosition) -> Option<ProposalWaiter> {
-        let at = self.terms.iter().position(|(t, _)| *t == position.term)?;
+        let is_his = |(term, queue): &(Term, VecDeque<Waiting>)| {
+            let by_index = is_planted(Mutant::OutcomeByIndexOnly)
+                && queue.iter().any(|waiting| waiting.index == position.index);
+            *term == position.term || by_index
+        };
+        let at = self.terms.iter().position(is_his)?;
         let queue = &mut self.terms[at].1;
         let is_first = queue.front()?.index == position.index;
         let found = if is_first {
@@ -122,7 +128,12 @@ impl Proposals {
         for (_, queue) in &mut self.terms {
             while queue.front().is_some_and(|first| first.deadline <= now) {
                 if let Some(expired) = queue.pop_front() {
-                    expired.waiter.decide(Err(ProposeError::Unknown));
+                    let is_refused = is_planted(Mutant::UnknownIsRefused);
+                    expired.waiter.decide(Err(if is_refused {
+                        ProposeError::NotLeader { leader: None }
+                    } else {
+                        ProposeError::Unknown
+                    }));
                 }
             }
         }

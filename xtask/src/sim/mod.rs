@@ -1,6 +1,7 @@
 //! `cargo xtask sim`: one seed with a readable story, or seeds for minutes with a closing summary.
 
 mod campaign;
+mod mutants;
 mod story;
 
 use std::path::PathBuf;
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 use raft_sim::TraceDepth;
 use raft_sim::campaign::{Failure, Plan, run, shrink};
 use raft_sim::registers::Registers;
+
+pub(crate) use self::mutants::{Options as MutantOptions, run_mutants};
 
 use self::campaign::Campaign;
 
