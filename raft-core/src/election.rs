@@ -85,7 +85,7 @@ impl RaftCore {
     }
 
     fn start_pre_vote(&mut self) {
-        if is_planted(Mutant::NoPreVote) {
+        if is_planted(Mutant::DisruptiveServers) {
             return self.start_election(Cause::Timeout);
         }
         // Pre-votes bind nobody, so they are repeated sooner than elections: a refusal may only

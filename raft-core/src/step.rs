@@ -1,5 +1,6 @@
 //! Messages: the rules about terms once, then one match (D4).
 
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{
     AppendOutcome, AppendResponse, HeartbeatResponse, InstallOutcome, InstallSnapshotResponse,
     Message, NodeId, ReadIndexResponse, Term, VoteResponse,
@@ -59,6 +60,7 @@ impl RaftCore {
             && term > self.term()
             && !request.leadership_transfer
             && self.hears_from_leader()
+            && !is_planted(Mutant::DisruptiveServers)
         {
             return false;
         }

@@ -34,8 +34,8 @@ mutants! {
     LongerLogWins => "elections",
     /// Grants votes whatever the candidate's log.
     AnyLogWins => "elections",
-    /// Campaigns without asking first (no PreVote).
-    NoPreVote => "elections",
+    /// Campaigns without asking first, and obeys whoever does (no PreVote, no stickiness).
+    DisruptiveServers => "elections",
     /// A leader without a quorum goes on leading (no CheckQuorum).
     NoCheckQuorum => "elections",
     /// A leader whose disk hangs keeps its leadership.

@@ -179,7 +179,17 @@ impl Cluster {
     /// Closes the links of a partition of this shape, drawn with `random`, and returns them for
     /// [`Cluster::end_partition`]. Partitions add up.
     pub fn begin_partition(&mut self, shape: Shape, random: &mut Random) -> Vec<(NodeId, NodeId)> {
-        let closed = shape.closed(&self.node_ids(), random);
+        self.begin_partition_around(shape, None, random)
+    }
+
+    /// The same, with this node in the special place if the shape has one: alone, deaf, a bridge.
+    pub fn begin_partition_around(
+        &mut self,
+        shape: Shape,
+        around: Option<NodeId>,
+        random: &mut Random,
+    ) -> Vec<(NodeId, NodeId)> {
+        let closed = shape.closed(&self.node_ids(), around, random);
         self.network.block(&closed);
         self.record(NodeId(0), "parts", shape.name(), &[]);
         self.refresh_connections();

@@ -57,10 +57,19 @@ impl Shape {
         }
     }
 
-    /// The links that such a partition of these nodes closes.
-    pub(crate) fn closed(self, nodes: &[NodeId], random: &mut Random) -> Vec<(NodeId, NodeId)> {
+    /// The links that such a partition of these nodes closes; `around` is in the special place, if
+    /// the shape has one.
+    pub(crate) fn closed(
+        self,
+        nodes: &[NodeId],
+        around: Option<NodeId>,
+        random: &mut Random,
+    ) -> Vec<(NodeId, NodeId)> {
         let mut order = nodes.to_vec();
         random.shuffle(&mut order);
+        if let Some(at) = order.iter().position(|node| Some(*node) == around) {
+            order.swap(0, at);
+        }
         let left = random.between(1, order.len().max(2) as u64 - 1) as usize;
         let coin = random.between(100, 600);
         let count = order.len();
@@ -99,7 +108,7 @@ mod tests {
     fn shapes_close_as_many_links_as_they_must() {
         let nodes: Vec<_> = (1..=5).map(NodeId).collect();
         let mut random = Random::stream(1, Stream::Scenario);
-        let mut closed = |shape: Shape| shape.closed(&nodes, &mut random);
+        let mut closed = |shape: Shape| shape.closed(&nodes, None, &mut random);
         for (shape, count) in [
             (Shape::Isolate, 8),
             (Shape::Ring, 10),
