@@ -25,6 +25,7 @@ mod history;
 mod range;
 mod record;
 mod restore;
+mod separator;
 mod tree;
 mod txn;
 mod write;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::record::{HashedKey, Record};
+use super::separator::Separator;
 
 /// Most records of a leaf.
 const LEAF_MAX: usize = 64;
@@ -18,7 +19,7 @@ const LEAF_MAX: usize = 64;
 pub(super) struct Tree {
     /// Leaves by their separator: greater than every key to the left, and not greater than any key
     /// of the leaf. The first leaf has the empty separator and is always there.
-    leaves: BTreeMap<Box<[u8]>, Box<Leaf>>,
+    leaves: BTreeMap<Separator, Box<Leaf>>,
     length: usize,
 }
 
@@ -34,7 +35,7 @@ struct Leaf {
 
 impl Tree {
     pub(super) fn new() -> Self {
-        let first = (Box::default(), Leaf::new());
+        let first = (Separator::new(b""), Leaf::new());
         Self {
             leaves: BTreeMap::from([first]),
             length: 0,
@@ -75,7 +76,7 @@ impl Tree {
         } else {
             leaf.insert(at, key.hash, record);
         }
-        let separator = separator(leaf.last_key(), right.records[0].key());
+        let separator = Separator::between(leaf.last_key(), right.records[0].key());
         self.leaves.insert(separator, right);
     }
 
@@ -99,7 +100,7 @@ impl Tree {
             );
             return leaf.insert(leaf.length, key_hash, record);
         }
-        let separator = separator(leaf.last_key(), record.key());
+        let separator = Separator::between(leaf.last_key(), record.key());
         let mut right = Leaf::new();
         right.insert(0, key_hash, record);
         self.leaves.insert(separator, right);
@@ -167,7 +168,7 @@ impl Tree {
         let Some((separator, leaf)) = self.leaves.range::<[u8], _>(up_to_key).next_back() else {
             panic!("the first leaf's separator is not greater than any key");
         };
-        (separator, leaf)
+        (separator.bytes(), leaf)
     }
 
     fn leaf_mut(&mut self, key: &[u8]) -> &mut Leaf {
@@ -182,7 +183,7 @@ impl Tree {
         let Some((separator, leaf)) = self.leaves.last_key_value() else {
             panic!("the first leaf is always there");
         };
-        (separator, leaf)
+        (separator.bytes(), leaf)
     }
 
     /// Joins the leaf of `key` with a neighbour, if one leaf is enough for both.
@@ -202,10 +203,10 @@ impl Tree {
             (_, Some(_) | None, _) => return,
         };
         let separator = right_one.clone();
-        let Some(right) = self.leaves.remove(&separator) else {
+        let Some(right) = self.leaves.remove(separator.bytes()) else {
             panic!("a separator that was just found is there");
         };
-        self.leaf_mut(&separator).append(*right);
+        self.leaf_mut(separator.bytes()).append(*right);
     }
 }
 
@@ -298,13 +299,6 @@ const fn fingerprint(hash: u64) -> u16 {
     (hash >> 48) as u16
 }
 
-/// The shortest prefix of `right` that is greater than `left`.
-fn separator(left: &[u8], right: &[u8]) -> Box<[u8]> {
-    assert!(left < right, "keys are in order");
-    let common = left.iter().zip(right).take_while(|(l, r)| l == r).count();
-    right[..=common].into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -317,10 +311,11 @@ mod tests {
             let mut before: Option<&Record> = None;
             let mut length = 0;
             for (separator, leaf) in &self.leaves {
+                let separator = separator.bytes();
                 assert!(leaf.length > 0 || separator.is_empty(), "an empty leaf");
                 for at in 0..leaf.length {
                     let record = &leaf.records[at];
-                    assert!(&separator[..] <= record.key());
+                    assert!(separator <= record.key());
                     assert!(before.is_none_or(|before| before.key() < record.key()));
                     let hash = HashedKey::new(record.key()).hash;
                     assert_eq!(leaf.fingerprints[at], fingerprint(hash));
@@ -437,20 +432,5 @@ mod tests {
         pushed.check();
         assert_eq!((tree.leaves.len(), pushed.leaves.len()), (10, 10));
         assert!(tree.iter().eq(pushed.iter()));
-    }
-
-    #[test]
-    fn separators_are_short() {
-        let cases: [(&[u8], &[u8], &[u8]); 4] = [
-            (b"abc", b"abd", b"abd"),
-            (b"abc", b"b1234", b"b"),
-            (b"ab", b"abcdef", b"abc"),
-            (b"a\xff", b"b", b"b"),
-        ];
-        for (left, right, expected) in cases {
-            let separator = separator(left, right);
-            assert_eq!(&separator[..], expected);
-            assert!(left < &separator[..] && &separator[..] <= right);
-        }
     }
 }
