@@ -153,7 +153,12 @@ impl Driver {
                 })
             })
             .collect();
-        if !binds.is_empty() && self.core.propose_membership(now, &binds).is_ok() {
+        if binds.is_empty() {
+            return;
+        }
+        // Whoever waits for the change before hears of its end, not of the beginning of this one.
+        self.take_events(now);
+        if self.core.propose_membership(now, &binds).is_ok() {
             tracing::info!(node = self.core.id().0, ?binds, "members are bound");
         }
     }
