@@ -174,6 +174,19 @@ impl LogView {
         sizes.map(|size| entry_cost(*size)).sum()
     }
 
+    /// The entry before the longest end of the log within these limits.
+    pub(crate) fn before_last(&self, max_entries: u64, max_bytes: u64) -> LogIndex {
+        let mut bytes = 0_u64;
+        let fits = |size: &&u32| {
+            bytes = bytes.saturating_add(entry_cost(**size));
+            bytes <= max_bytes
+        };
+        let newest_first = self.sizes.iter().rev();
+        let most = usize::try_from(max_entries).unwrap_or(usize::MAX);
+        let kept = newest_first.take(most).take_while(fits).count();
+        LogIndex(self.last_index().0 - kept as u64)
+    }
+
     /// The longest range from `first` up to `last` that has at most `max_bytes` and
     /// `max_entries`, but at least one entry; and its payload bytes. `None` if it is empty.
     pub(crate) fn pack(
@@ -277,6 +290,18 @@ mod tests {
         assert_eq!(view.last_of_term(Term(7), LogIndex(5)), Some(LogIndex(5)));
         assert_eq!(view.last_of_term(Term(7), LogIndex(4)), None);
         assert_eq!(view.last_of_term(Term(7), LogIndex(9)), Some(LogIndex(6)));
+    }
+
+    #[test]
+    fn the_end_that_is_kept_respects_both_limits() {
+        let mut view = view(&[1, 1, 1, 2, 2]);
+        view.compact_to(LogIndex(1));
+        let one = entry_cost(10);
+        assert_eq!(view.before_last(0, u64::MAX), LogIndex(5));
+        assert_eq!(view.before_last(2, u64::MAX), LogIndex(3));
+        assert_eq!(view.before_last(3, 2 * one), LogIndex(3));
+        assert_eq!(view.before_last(3, 2 * one - 1), LogIndex(4));
+        assert_eq!(view.before_last(u64::MAX, u64::MAX), LogIndex(1));
     }
 
     #[test]

@@ -28,6 +28,13 @@ impl MembershipLog {
         self.entries.last().map_or(&self.nobody, |(_, m)| m)
     }
 
+    /// The membership in force at an index.
+    pub(crate) fn at(&self, index: LogIndex) -> Option<&Membership> {
+        let after = self.entries.partition_point(|(at, _)| *at <= index);
+        let found = self.entries.get(after.checked_sub(1)?);
+        found.map(|(_, membership)| membership)
+    }
+
     /// The membership that was in force before.
     pub(crate) fn previous(&self) -> Option<&Membership> {
         let before = self.entries.len().checked_sub(2)?;

@@ -7,12 +7,12 @@
 //! Otherwise the log is not the committed one at that index, and all of it goes.
 
 use raft_proto::{
-    InstallOutcome, InstallSnapshotRequest, InstallSnapshotResponse, LogIndex, LogPosition, NodeId,
-    SnapshotDescription, Term,
+    InstallOutcome, InstallSnapshotRequest, InstallSnapshotResponse, LogIndex, LogPosition,
+    Membership, NodeId, SnapshotDescription, Term,
 };
 
 use crate::core::RaftCore;
-use crate::output::{Event, MembershipStage, Violation};
+use crate::output::{Event, IndexRange, MembershipStage, Violation};
 use crate::roles::{Promise, RoleState, Withheld};
 use crate::step::LARGEST_NUMBER;
 use crate::time::Time;
@@ -50,6 +50,37 @@ impl RaftCore {
         if is_newer {
             self.saved = Some(snapshot);
         }
+    }
+
+    /// The membership in force at an index: that of the last membership entry up to it. For the
+    /// header of a snapshot that ends there.
+    ///
+    /// `None` before the first membership known.
+    #[must_use]
+    pub fn membership_at(&self, index: LogIndex) -> Option<&Membership> {
+        self.members.at(index)
+    }
+
+    /// What entries of the log count as, in bytes: payloads, and
+    /// [`crate::ENTRY_OVERHEAD_BYTES`] for each. Takes time in proportion to their number.
+    ///
+    /// # Panics
+    /// If some of them are compacted or beyond the end of the log.
+    #[must_use]
+    pub fn log_bytes(&self, range: IndexRange) -> u64 {
+        assert!(range.first > self.log.base().index, "they are compacted");
+        assert!(
+            range.last <= self.log.last_index(),
+            "they are beyond the end"
+        );
+        self.log.cost_of(range)
+    }
+
+    /// The entry before the longest end of the log that has at most so many entries and bytes (as
+    /// in [`RaftCore::log_bytes`]): everything up to it can be compacted if that much is kept.
+    #[must_use]
+    pub fn before_last(&self, max_entries: u64, max_bytes: u64) -> LogIndex {
+        self.log.before_last(max_entries, max_bytes)
     }
 
     /// The log has forgotten all entries up to and including `through`, which a saved snapshot

@@ -1,5 +1,7 @@
 //! The replicated state machine: sessions decide whether a command counts, the store carries it out.
 
+use std::io::{self, Read};
+
 use bytes::Bytes;
 use raft_node::{Applied, StateMachine};
 use raft_proto::{LogIndex, Term};
@@ -214,6 +216,22 @@ impl StateMachine for KvMachine {
 
     fn query(&mut self, query: &Bytes) -> Bytes {
         Self::query(self, query)
+    }
+
+    fn begin_snapshot(&mut self) {
+        Self::begin_snapshot(self);
+    }
+
+    fn snapshot_part(&mut self, max_bytes: usize) -> Option<Bytes> {
+        Self::snapshot_part(self, max_bytes)
+    }
+
+    fn end_snapshot(&mut self) {
+        Self::end_snapshot(self);
+    }
+
+    fn restore(&mut self, source: &mut dyn Read) -> io::Result<()> {
+        Self::restore(self, source)
     }
 }
 

@@ -6,14 +6,14 @@ use std::error::Error;
 use bytes::Bytes;
 use raft_log::{DataDir, vfs::RealVfs};
 use raft_node::{Applied, MemoryNetwork, NodeState, Parts, ProposeError, Raft, RaftConfig};
-use raft_node::{ReadConsistency, StateMachine};
+use raft_node::{ReadConsistency, Small, SmallState};
 use raft_proto::NodeId;
 
 /// Adds up the numbers it is given.
 #[derive(Default)]
 struct Counter(u64);
 
-impl StateMachine for Counter {
+impl SmallState for Counter {
     fn apply(&mut self, applied: Applied<'_>) -> Bytes {
         self.0 = self.0.wrapping_add(number(applied.command));
         self.query(&Bytes::new())
@@ -21,6 +21,16 @@ impl StateMachine for Counter {
 
     fn query(&mut self, _query: &Bytes) -> Bytes {
         Bytes::copy_from_slice(&self.0.to_le_bytes())
+    }
+
+    fn save(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.0.to_le_bytes())
+    }
+
+    fn load(&mut self, saved: &[u8]) -> std::io::Result<()> {
+        let number = saved.try_into().map_err(std::io::Error::other)?;
+        self.0 = u64::from_le_bytes(number);
+        Ok(())
     }
 }
 
@@ -37,7 +47,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for (id, address) in &voters {
         let parts = Parts {
             directory: DataDir::open(RealVfs::shared(), &home.path().join(address), *id)?,
-            machine: Box::new(Counter::default()),
+            machine: Small::boxed(Counter::default()),
             transport: network.transport(*id),
         };
         let config = RaftConfig::new(*id, voters.to_vec());

@@ -87,6 +87,7 @@ impl RaftConfig {
     pub fn validate(&self) -> Result<(), StartError> {
         self.core.validate()?;
         self.log.validate()?;
+        self.limits.snapshots.validate()?;
         Ok(())
     }
 }
@@ -110,6 +111,9 @@ pub enum StartError {
     /// The log's options cannot work.
     #[error("invalid log options: {0}")]
     Log(#[from] raft_log::OptionsError),
+    /// The snapshot policy cannot work.
+    #[error("invalid snapshot policy: {0}")]
+    Snapshots(#[from] crate::driver::PolicyError),
     /// The operating system gives no thread.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),

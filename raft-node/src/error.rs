@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use raft_proto::{ClusterId, NodeId, Term};
+use raft_proto::{ClusterId, LogPosition, NodeId, Term};
 use thiserror::Error;
 
 /// The leader, as far as this node knows, and where it is reached.
@@ -107,6 +107,25 @@ pub enum TransferError {
     ShutDown,
 }
 
+/// Why a snapshot was not taken or read.
+#[derive(Clone, Debug, Error)]
+pub enum SnapshotError {
+    /// There is nothing to cover yet.
+    #[error(
+        "nothing is applied yet that a snapshot could cover; retry once the node has caught up"
+    )]
+    NothingApplied,
+    /// The file could not be written or read.
+    #[error("the snapshot failed: {0}")]
+    Failed(Arc<dyn std::error::Error + Send + Sync>),
+    /// The node takes no part in a group yet.
+    #[error("the node is still starting; retry once it runs")]
+    NotRunning,
+    /// The node was shut down.
+    #[error("the node was shut down")]
+    ShutDown,
+}
+
 /// Why a node stopped by itself. Nothing it acknowledged is lost by that.
 #[derive(Clone, Debug, Error)]
 pub enum FatalError {
@@ -132,6 +151,32 @@ pub enum FatalError {
     /// An entry that should be on disk cannot be read.
     #[error("cannot read the log: {0}")]
     ReadLog(Arc<raft_log::ReadError>),
+    /// A stored snapshot cannot be read, and the log before it is compacted.
+    #[error("cannot open the snapshots: {0}")]
+    Snapshots(Arc<raft_log::SnapshotError>),
+    /// The log begins after an entry that no snapshot covers.
+    #[error(
+        "the log begins after {mark}, and the newest snapshot {}: what was before is gone; put \
+         the snapshot's file back into the data directory, or clear the directory and re-admit the \
+         node with `raft-kv member remove` and `raft-kv member add`", newest_snapshot(.newest)
+    )]
+    MissingSnapshot {
+        /// The last entry that is not in the log.
+        mark: LogPosition,
+        /// The end of the newest snapshot, if there is one.
+        newest: Option<LogPosition>,
+    },
+    /// The state machine does not take the snapshot, so its state is unknown.
+    #[error(
+        "the state machine cannot be restored from the snapshot up to {position}: {error}; restart \
+         the node with the version that wrote it, or replace the node"
+    )]
+    Restore {
+        /// The end of the snapshot.
+        position: LogPosition,
+        /// What the state machine said.
+        error: Arc<std::io::Error>,
+    },
     /// The data directory cannot be read or written.
     #[error("the data directory failed: {0}")]
     Directory(Arc<raft_log::DirError>),
@@ -153,6 +198,13 @@ pub enum FatalError {
 }
 
 /// How a message goes on about the leader.
+pub(crate) fn newest_snapshot(newest: &Option<LogPosition>) -> String {
+    match newest {
+        Some(position) => format!("ends at {position}"),
+        None => "is missing".to_owned(),
+    }
+}
+
 pub(crate) fn hint(leader: &Option<LeaderHint>) -> String {
     match leader {
         Some(LeaderHint {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use raft_proto::{LogPosition, NodeId};
+use raft_proto::{LogPosition, NodeId, SnapshotDescription};
 use tokio::sync::{oneshot, watch};
 
 use crate::config::{Parts, RaftConfig, StartError};
-use crate::driver::{Input, ProposalWaiter, QueryWaiter, ReadConsistency};
-use crate::error::{FatalError, ProposeError, ReadError, TransferError};
+use crate::driver::{Input, PartName, ProposalWaiter, QueryWaiter, ReadConsistency};
+use crate::error::{FatalError, ProposeError, ReadError, SnapshotError, TransferError};
 use crate::inbox::{Inbox, Notice, Refused};
 use crate::metrics::{Metrics, Recorder};
 use crate::runtime;
@@ -152,6 +152,44 @@ impl Raft {
         // Refused or dropped: the sender is gone, and the wait ends.
         drop(self.inbox.push_request(Input::Transfer { to, waiter }, 0));
         outcome.await.unwrap_or(Err(TransferError::ShutDown))
+    }
+
+    /// Takes a snapshot of what is applied now, and waits until it is durable; the newest one if
+    /// nothing was applied since. Commands go on meanwhile.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub async fn take_snapshot(&self) -> Result<SnapshotDescription, SnapshotError> {
+        let (done, outcome) = oneshot::channel();
+        let waiter = Box::new(move |result| drop(done.send(result)));
+        // Refused or dropped: the sender is gone, and the wait ends.
+        drop(self.inbox.push_request(Input::TakeSnapshot { waiter }, 0));
+        outcome.await.unwrap_or(Err(SnapshotError::ShutDown))
+    }
+
+    /// Reads at most `max_bytes` of a stored snapshot's file from `offset` on; also gives the
+    /// file's length. The file is what [`raft_log::snapshot`] verifies and restores. `None` if the
+    /// snapshot is not here: it stays for half a minute after the last read, whatever is taken
+    /// since.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub async fn read_snapshot(
+        &self,
+        last_included: LogPosition,
+        offset: u64,
+        max_bytes: u32,
+    ) -> Result<Option<(Bytes, u64)>, SnapshotError> {
+        let (done, outcome) = oneshot::channel();
+        let waiter = Box::new(move |result| drop(done.send(result)));
+        let part = PartName {
+            last_included,
+            offset,
+            max_bytes,
+        };
+        let input = Input::ReadSnapshot { part, waiter };
+        drop(self.inbox.push_request(input, 0));
+        outcome.await.unwrap_or(Err(SnapshotError::ShutDown))
     }
 
     /// What the node knows of its group now; `None` while it is forming or after it stopped.

@@ -7,12 +7,15 @@ use raft_proto::{NodeId, Refusal};
 use tokio::sync::Notify;
 
 use crate::driver::Input;
+use crate::machine::StateMachine;
 use crate::metrics::{InboxDepth, Recorder};
 
 /// What the node thread is told besides the driver's inputs.
 pub(crate) enum Notice {
     /// For the driver.
     Input(Input),
+    /// The state machine comes back from being restored.
+    Machine(Box<dyn StateMachine>),
     /// A thread of the node met an error that nothing may be acknowledged after.
     Failed(crate::error::FatalError),
     /// A peer refuses this node.
@@ -158,7 +161,7 @@ impl Inbox {
         let waiting = std::mem::take(&mut self.lock().notices);
         waiting.into_iter().find_map(|notice| match notice {
             Notice::Failed(error) => Some(error),
-            Notice::Input(_) | Notice::Refused { .. } | Notice::Stop => None,
+            Notice::Input(_) | Notice::Machine(_) | Notice::Refused { .. } | Notice::Stop => None,
         })
     }
 

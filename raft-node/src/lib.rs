@@ -1,7 +1,7 @@
 //! Replicates any state machine with Raft: the runtime that joins the consensus core
 //! (`raft-core`), the write-ahead log (`raft-log`) and a transport.
 //!
-//! Implement [`StateMachine`], open a [`raft_log::DataDir`], pick a transport, and call
+//! Implement [`SmallState`], or [`StateMachine`] if the state is large, open a [`raft_log::DataDir`], pick a transport, and call
 //! [`Raft::start`]. The API is MIT 6.824's: `Make` is [`Raft::start`], `Start` is
 //! [`Raft::propose`], `GetState` is [`Raft::status`], the apply channel is
 //! [`StateMachine::apply`], `Kill` is [`Raft::shutdown`].
@@ -11,19 +11,26 @@
 //! use raft_log::DataDir;
 //! use raft_log::vfs::RealVfs;
 //! use raft_node::{
-//!     Applied, MemoryNetwork, NodeState, Parts, ProposeError, Raft, RaftConfig, StateMachine,
+//!     Applied, MemoryNetwork, NodeState, Parts, ProposeError, Raft, RaftConfig, Small, SmallState,
 //! };
 //! use raft_proto::NodeId;
 //!
 //! /// Remembers the last command.
 //! struct Register(Bytes);
 //!
-//! impl StateMachine for Register {
+//! impl SmallState for Register {
 //!     fn apply(&mut self, applied: Applied<'_>) -> Bytes {
 //!         std::mem::replace(&mut self.0, Bytes::copy_from_slice(applied.command))
 //!     }
 //!     fn query(&mut self, _query: &Bytes) -> Bytes {
 //!         self.0.clone()
+//!     }
+//!     fn save(&self) -> Bytes {
+//!         self.0.clone()
+//!     }
+//!     fn load(&mut self, saved: &[u8]) -> std::io::Result<()> {
+//!         self.0 = Bytes::copy_from_slice(saved);
+//!         Ok(())
 //!     }
 //! }
 //!
@@ -35,7 +42,7 @@
 //!     RaftConfig::new(id, vec![(id, "only:1".to_owned())]),
 //!     Parts {
 //!         directory: DataDir::open(RealVfs::shared(), home.path(), id)?,
-//!         machine: Box::new(Register(Bytes::new())),
+//!         machine: Small::boxed(Register(Bytes::new())),
 //!         transport: MemoryNetwork::new().transport(id),
 //!     },
 //! )?;
@@ -75,21 +82,27 @@ mod metrics;
 mod quic;
 pub mod restore;
 mod runtime;
+mod snapshot_keeper;
+pub mod startup;
 mod state;
 mod transport;
 
 pub use config::{ApplyOn, Parts, RaftConfig, StartError, StartKind};
-pub use driver::{PeerStatus, ReadConsistency, Status};
-pub use error::{FatalError, LeaderHint, ProposeError, ReadError, TransferError};
+pub use driver::{
+    FetchProgress, PeerStatus, PolicyError, ReadConsistency, SaveProgress, SnapshotPolicy,
+    SnapshotStatus, Status,
+};
+pub use error::{FatalError, LeaderHint, ProposeError, ReadError, SnapshotError, TransferError};
 pub use handle::{Proposal, Raft};
 pub use link::{Link, NotDelivered};
-pub use machine::{Applied, StateMachine};
+pub use machine::{Applied, Small, SmallState, StateMachine};
 pub use membership::{ChangeError, ChangeSafety};
 pub use memory::MemoryNetwork;
 pub use metrics::{Histogram, Metrics};
 #[cfg(feature = "quic")]
 pub use quic::QuicBuilder;
 pub use raft_core::MembershipChange;
-pub use runtime::apply_batch;
+pub use runtime::{apply_batch, stage_persist, take_cut_step};
+pub use snapshot_keeper::SnapshotKeeper;
 pub use state::NodeState;
 pub use transport::{SendError, Transport, TransportBuilder};

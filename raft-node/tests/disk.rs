@@ -16,7 +16,7 @@ use raft_log::vfs::{Access, LockGuard, RealVfs, Vfs, VfsFile};
 use raft_log::{DataDir, LogOptions};
 use raft_node::{
     Applied, MemoryNetwork, NodeState, Parts, ProposeError, Raft, RaftConfig, ReadConsistency,
-    ReadError, StateMachine,
+    ReadError, Small, SmallState,
 };
 use raft_proto::NodeId;
 
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Default)]
 struct Counter(u64);
 
-impl StateMachine for Counter {
+impl SmallState for Counter {
     fn apply(&mut self, _applied: Applied<'_>) -> Bytes {
         self.0 += 1;
         self.query(&Bytes::new())
@@ -36,6 +36,16 @@ impl StateMachine for Counter {
 
     fn query(&mut self, _query: &Bytes) -> Bytes {
         Bytes::copy_from_slice(&self.0.to_le_bytes())
+    }
+
+    fn save(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.0.to_le_bytes())
+    }
+
+    fn load(&mut self, saved: &[u8]) -> std::io::Result<()> {
+        let number = saved.try_into().map_err(std::io::Error::other)?;
+        self.0 = u64::from_le_bytes(number);
+        Ok(())
     }
 }
 
@@ -101,7 +111,7 @@ fn start(disk: &Arc<Disk>, path: &Path) -> Raft {
     let vfs = Arc::clone(disk) as Arc<dyn Vfs>;
     let parts = Parts {
         directory: DataDir::open(vfs, path, ID).unwrap(),
-        machine: Box::<Counter>::default(),
+        machine: Small::boxed(Counter::default()),
         transport: MemoryNetwork::new().transport(ID),
     };
     Raft::start(config, parts).unwrap()

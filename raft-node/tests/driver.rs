@@ -10,7 +10,7 @@ use raft_node::driver::{
     ApplyBatch, Driver, DriverLimits, Input, LogReadRequest, Output, ProposalWaiter,
     ReadConsistency,
 };
-use raft_node::{Applied, ProposeError, ReadError, StateMachine, apply_batch};
+use raft_node::{Applied, ProposeError, ReadError, Small, SmallState, apply_batch};
 use raft_proto::{
     AppendOutcome, AppendRequest, AppendResponse, Boot, Entry, EntryKind, LogIndex, LogPosition,
     Member, Membership, Message, NodeId, PreVoteResponse, Term, VoteResponse,
@@ -22,13 +22,21 @@ const OTHER: NodeId = NodeId(2);
 /// Answers each command with itself.
 struct Echo;
 
-impl StateMachine for Echo {
+impl SmallState for Echo {
     fn apply(&mut self, applied: Applied<'_>) -> Bytes {
         applied.command.clone()
     }
 
     fn query(&mut self, query: &Bytes) -> Bytes {
         query.clone()
+    }
+
+    fn save(&self) -> Bytes {
+        Bytes::new()
+    }
+
+    fn load(&mut self, _saved: &[u8]) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -72,7 +80,7 @@ impl Node {
         let now = Time::ZERO;
         let core = RaftCore::new(Config::new(ME), recovered, now).unwrap();
         Self {
-            driver: Driver::new(core, limits, LogIndex::ZERO),
+            driver: Driver::new(core, limits, None),
             now,
             sent: Vec::new(),
             writing: None,
@@ -117,7 +125,7 @@ impl Node {
         self.driver.flush(self.now);
         while let Some(output) = self.driver.poll_output() {
             match output {
-                Output::Write { id, write } => {
+                Output::Write { id, write, .. } => {
                     self.writing = Some(id);
                     let first = write.entries.first().map(|entry| entry.index);
                     if let Some(from) = write.truncate_from.or(first) {
@@ -129,6 +137,9 @@ impl Node {
                 Output::Apply(batch) => self.batches.push(batch),
                 Output::ReadLog(request) => self.reads.push(request),
                 Output::Peers { .. } => {}
+                Output::Cut(_) | Output::Restore(_) | Output::Snapshot(_) | Output::Compact(_) => {
+                    panic!("no snapshot is due")
+                }
             }
         }
     }
@@ -149,7 +160,7 @@ impl Node {
                 self.give(Input::LogRead { request, entries });
             }
             for batch in std::mem::take(&mut self.batches) {
-                let applied = apply_batch(&mut Echo, batch);
+                let applied = apply_batch(&mut Small::new(Echo), batch);
                 self.give(applied);
             }
         }

@@ -17,7 +17,7 @@ use raft_log::{DataDir, LogOptions, vfs::RealVfs};
 use raft_net::{NetLimits, NetTiming, TlsIdentity};
 use raft_node::{
     Applied, ChangeError, ChangeSafety, MembershipChange, MemoryNetwork, NodeState, Parts,
-    QuicBuilder, Raft, RaftConfig, ReadConsistency, StateMachine, Status, TransportBuilder,
+    QuicBuilder, Raft, RaftConfig, ReadConsistency, Small, SmallState, Status, TransportBuilder,
 };
 use raft_proto::{Member, Membership, NodeId, Promotion};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
@@ -35,7 +35,7 @@ struct Journal {
     seen: BTreeSet<Bytes>,
 }
 
-impl StateMachine for Journal {
+impl SmallState for Journal {
     fn apply(&mut self, applied: Applied<'_>) -> Bytes {
         if self.seen.insert(applied.command.clone()) {
             self.text.extend_from_slice(applied.command);
@@ -46,6 +46,17 @@ impl StateMachine for Journal {
 
     fn query(&mut self, _query: &Bytes) -> Bytes {
         Bytes::copy_from_slice(&self.text)
+    }
+
+    fn save(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.text)
+    }
+
+    fn load(&mut self, saved: &[u8]) -> std::io::Result<()> {
+        self.text = saved.to_vec();
+        let commands = saved.split(|byte| *byte == b' ').filter(|c| !c.is_empty());
+        self.seen = commands.map(Bytes::copy_from_slice).collect();
+        Ok(())
     }
 }
 
@@ -127,7 +138,7 @@ impl Group {
         let path = self.home.path().join(id.to_string());
         let parts = Parts {
             directory: DataDir::open(RealVfs::shared(), &path, NodeId(id)).unwrap(),
-            machine: Box::<Journal>::default(),
+            machine: Small::boxed(Journal::default()),
             transport: self.transport(id),
         };
         self.nodes.insert(id, Raft::start(config, parts).unwrap());

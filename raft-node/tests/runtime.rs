@@ -14,7 +14,8 @@ use raft_core::Role;
 use raft_log::{DataDir, LogOptions, vfs::RealVfs};
 use raft_node::{
     Applied, ApplyOn, FatalError, Link, MemoryNetwork, NodeState, Parts, ProposeError, Raft,
-    RaftConfig, ReadConsistency, ReadError, StateMachine, Transport, TransportBuilder,
+    RaftConfig, ReadConsistency, ReadError, Small, SmallState, StateMachine, Transport,
+    TransportBuilder,
 };
 use raft_proto::NodeId;
 use tempfile::TempDir;
@@ -27,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Default)]
 struct Journal(Vec<u8>);
 
-impl StateMachine for Journal {
+impl SmallState for Journal {
     fn apply(&mut self, applied: Applied<'_>) -> Bytes {
         self.0.extend_from_slice(applied.command);
         self.0.push(b' ');
@@ -36,6 +37,15 @@ impl StateMachine for Journal {
 
     fn query(&mut self, _query: &Bytes) -> Bytes {
         Bytes::copy_from_slice(&self.0)
+    }
+
+    fn save(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.0)
+    }
+
+    fn load(&mut self, saved: &[u8]) -> std::io::Result<()> {
+        self.0 = saved.to_vec();
+        Ok(())
     }
 }
 
@@ -130,7 +140,7 @@ fn start_node(network: &MemoryNetwork, path: &Path, id: u64, size: u64, apply_on
     config.apply_on = apply_on;
     let parts = Parts {
         directory: DataDir::open(RealVfs::shared(), path, NodeId(id)).unwrap(),
-        machine: Box::<Journal>::default(),
+        machine: Small::boxed(Journal::default()),
         transport: network.transport(NodeId(id)),
     };
     Raft::start(config, parts).unwrap()
@@ -284,13 +294,21 @@ fn a_command_that_does_not_fit_into_the_log_stops_nobody() {
 /// Panics at the first command.
 struct Bomb;
 
-impl StateMachine for Bomb {
+impl SmallState for Bomb {
     fn apply(&mut self, _applied: Applied<'_>) -> Bytes {
         panic!("planted: a state machine that panics")
     }
 
     fn query(&mut self, query: &Bytes) -> Bytes {
         query.clone()
+    }
+
+    fn save(&self) -> Bytes {
+        Bytes::new()
+    }
+
+    fn load(&mut self, _saved: &[u8]) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -321,7 +339,7 @@ fn nobody_waits_for_a_node_whose_state_machine_panicked() {
         run(async {
             let home = tempfile::tempdir().unwrap();
             let transport = MemoryNetwork::new().transport(NodeId(1));
-            let raft = start_alone(home.path(), apply_on, Box::new(Bomb), transport);
+            let raft = start_alone(home.path(), apply_on, Small::boxed(Bomb), transport);
             let proposal = loop {
                 match raft.propose(Bytes::from_static(b"fuse")).await {
                     Ok(proposal) => break proposal,
@@ -377,7 +395,7 @@ fn requests_without_a_pause_leave_the_transport_its_turn() {
         let home = tempfile::tempdir().unwrap();
         let (ping, pinged) = oneshot::channel();
         let transport = Ponger(pinged, MemoryNetwork::new().transport(NodeId(1)));
-        let machine = Box::<Journal>::default();
+        let machine = Small::boxed(Journal::default());
         let apply_on = ApplyOn::NodeThread;
         let raft = start_alone(home.path(), apply_on, machine, Box::new(transport));
         raft.wait_for(|s| matches!(s, NodeState::Running { .. }))

@@ -14,14 +14,14 @@
 //!
 //! ```
 //! use bytes::Bytes;
-//! use raft_node::{Applied, StateMachine};
+//! use raft_node::{Applied, Small, SmallState};
 //! use raft_sim::{Cluster, ClusterOptions, LinkOptions};
 //!
 //! /// Your own state: here, a sum.
 //! #[derive(Default)]
 //! struct Sum(u64);
 //!
-//! impl StateMachine for Sum {
+//! impl SmallState for Sum {
 //!     fn apply(&mut self, applied: Applied<'_>) -> Bytes {
 //!         self.0 += applied.command.len() as u64;
 //!         self.0.to_string().into()
@@ -29,10 +29,17 @@
 //!     fn query(&mut self, _query: &Bytes) -> Bytes {
 //!         self.0.to_string().into()
 //!     }
+//!     fn save(&self) -> Bytes {
+//!         Bytes::copy_from_slice(&self.0.to_le_bytes())
+//!     }
+//!     fn load(&mut self, saved: &[u8]) -> std::io::Result<()> {
+//!         self.0 = u64::from_le_bytes(saved.try_into().map_err(std::io::Error::other)?);
+//!         Ok(())
+//!     }
 //! }
 //!
 //! let options = ClusterOptions::new(3).seed(42).links(LinkOptions::unreliable());
-//! let mut cluster = Cluster::new(options, |_node| Box::new(Sum::default()));
+//! let mut cluster = Cluster::new(options, |_node| Small::boxed(Sum::default()));
 //! assert!(cluster.run_until(5_000, |cluster| cluster.leader().is_some()));
 //!
 //! // A leader that is cut off keeps its promises, and the others go on without it.

@@ -56,6 +56,14 @@ marks! {
     ElectionUndecided => "election-undecided",
     /// Most nodes were down at once.
     QuorumDown => "quorum-down",
+    /// A node started from a snapshot.
+    StartedFromSnapshot => "started-from-snapshot",
+    /// A node compacted its log.
+    LogCompacted => "log-compacted",
+    /// A snapshot of another node replaced a node's log and state.
+    SnapshotInstalled => "snapshot-installed",
+    /// A transfer went on from what an earlier one had left.
+    TransferResumed => "transfer-resumed",
     /// A message of a dead process arrived.
     MessageOfTheDead => "message-of-the-dead",
     /// A leader had a follower whose log had diverged from its own.

@@ -176,6 +176,8 @@ pub struct ProcessOptions {
     pub sync: Latency,
     /// One read of the log.
     pub log_read: Latency,
+    /// One job on snapshot files, or one restore.
+    pub snapshot: Latency,
     /// Until an idle log says that its last batch is synced.
     pub vouch_ms: u64,
 }
@@ -187,6 +189,7 @@ impl Default for ProcessOptions {
             apply: Latency::us(5, 20),
             sync: Latency::us(80, 400),
             log_read: Latency::us(50, 200),
+            snapshot: Latency::us(50, 1_000),
             vouch_ms: 10,
         }
     }

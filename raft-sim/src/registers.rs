@@ -7,11 +7,12 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use raft_core::Time;
-use raft_node::{Applied, ProposeError, ReadConsistency, StateMachine};
+use raft_node::{Applied, ProposeError, ReadConsistency, Small, SmallState, StateMachine};
 use raft_proto::NodeId;
 
 use crate::campaign::{Judgement, Plan, Workload};
@@ -31,6 +32,8 @@ const PAUSE_MS_MAX: u64 = 40;
 const STEPS_MAX: u64 = 2_000_000;
 /// The register that probes write; clients leave it alone.
 const PROBE_KEY: u8 = u8::MAX;
+/// A register and its value, encoded.
+const REGISTER_BYTES: usize = 9;
 /// Values of one client.
 const VALUES_PER_CLIENT: u64 = 1_000_000;
 
@@ -38,7 +41,7 @@ const VALUES_PER_CLIENT: u64 = 1_000_000;
 #[derive(Default)]
 pub struct RegisterMachine(BTreeMap<u8, u64>);
 
-impl StateMachine for RegisterMachine {
+impl SmallState for RegisterMachine {
     fn apply(&mut self, applied: Applied<'_>) -> Bytes {
         let old = decode(applied.command).and_then(|(key, value)| self.0.insert(key, value));
         number(old.unwrap_or(0))
@@ -47,6 +50,19 @@ impl StateMachine for RegisterMachine {
     fn query(&mut self, query: &Bytes) -> Bytes {
         let key = query.first().copied().unwrap_or_default();
         number(self.0.get(&key).copied().unwrap_or(0))
+    }
+
+    fn save(&self) -> Bytes {
+        let registers = self.0.iter();
+        let encoded = registers.flat_map(|(key, value)| encode(*key, *value));
+        encoded.collect()
+    }
+
+    fn load(&mut self, saved: &[u8]) -> io::Result<()> {
+        let registers = saved.chunks(REGISTER_BYTES).map(Bytes::copy_from_slice);
+        let registers: Option<_> = registers.map(|bytes| decode(&bytes)).collect();
+        self.0 = registers.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(())
     }
 }
 
@@ -106,7 +122,7 @@ impl Registers {
 
 impl Workload for Registers {
     fn machines(&self) -> Box<dyn Fn(NodeId) -> Box<dyn StateMachine>> {
-        Box::new(|_| Box::new(RegisterMachine::default()))
+        Box::new(|_| Small::boxed(RegisterMachine::default()))
     }
 
     fn spawn(&mut self, cluster: &mut Cluster, plan: &Plan) {

@@ -1,20 +1,28 @@
 //! The same seed gives the same run, whatever happens in it; another seed another one.
 
 use bytes::Bytes;
-use raft_node::{Applied, StateMachine};
+use raft_node::{Applied, Small, SmallState};
 use raft_proto::NodeId;
 use raft_sim::{ClockOptions, Cluster, ClusterOptions, LinkOptions, TraceDepth};
 
 /// Remembers nothing.
 struct Echo;
 
-impl StateMachine for Echo {
+impl SmallState for Echo {
     fn apply(&mut self, applied: Applied<'_>) -> Bytes {
         applied.command.clone()
     }
 
     fn query(&mut self, query: &Bytes) -> Bytes {
         query.clone()
+    }
+
+    fn save(&self) -> Bytes {
+        Bytes::new()
+    }
+
+    fn load(&mut self, _saved: &[u8]) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -30,7 +38,7 @@ fn eventful(seed: u64, depth: TraceDepth) -> Outcome {
         drift_ppm_max: 20_000,
     };
     options.trace = depth;
-    let mut cluster = Cluster::new(options, |_| Box::new(Echo));
+    let mut cluster = Cluster::new(options, |_| Small::boxed(Echo));
     let nodes = cluster.node_ids();
     for _ in 0..5 {
         let nodes = nodes.clone();

@@ -1,10 +1,12 @@
-//! MIT 6.824's Raft tests without snapshots, by name and with the lab's bounds, each over several
-//! seeds: elections (2A), agreement (2B), persistence (2C).
+//! MIT 6.824's Raft tests, by name and with the lab's bounds, each over several seeds: elections
+//! (2A), agreement (2B), persistence (2C), snapshots (2D).
 //!
 //! `RAFT_SIM_SEED=7 cargo test -p raft-sim --test lab_6824 figure_8` runs one seed.
 
 #[path = "lab_6824/harness.rs"]
 mod harness;
+#[path = "lab_6824/snapshots.rs"]
+mod snapshots;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;

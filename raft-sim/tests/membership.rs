@@ -6,9 +6,10 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use raft_node::{Applied, ChangeSafety, MembershipChange, StateMachine};
+use raft_node::{Applied, ChangeSafety, MembershipChange, Small, SmallState, SnapshotPolicy};
 use raft_proto::{Membership, NodeId, Promotion};
 use raft_sim::{Cluster, ClusterOptions, LinkOptions, Random, SimClient, Stream, Time};
 
@@ -26,13 +27,21 @@ const PEACE_MS: u64 = 20_000;
 /// Answers a command with itself. What was applied, and in which order, the world knows.
 struct Echo;
 
-impl StateMachine for Echo {
+impl SmallState for Echo {
     fn apply(&mut self, applied: Applied<'_>) -> Bytes {
         Bytes::copy_from_slice(applied.command)
     }
 
     fn query(&mut self, query: &Bytes) -> Bytes {
         query.clone()
+    }
+
+    fn save(&self) -> Bytes {
+        Bytes::new()
+    }
+
+    fn load(&mut self, _saved: &[u8]) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -156,7 +165,16 @@ fn run(seed: u64) {
     if random.per_mille(500) {
         options.limits.entry_buffer_bytes = 1;
     }
-    let mut cluster = Cluster::new(options, |_| Box::new(Echo));
+    if random.per_mille(500) {
+        // New members get a snapshot instead of the whole log.
+        options.limits.snapshots = SnapshotPolicy {
+            max_log_entries: 100,
+            min_pause: Duration::ZERO,
+            keep_entries: 10,
+            ..SnapshotPolicy::default()
+        };
+    }
+    let mut cluster = Cluster::new(options, |_| Small::boxed(Echo));
     let nodes = cluster.node_ids();
     let confirmed = Rc::new(RefCell::new(Vec::new()));
     for _ in 0..2 {

@@ -112,7 +112,8 @@ impl Metadata {
         if last <= through {
             self.runs.clear();
         } else {
-            let after = self.runs.partition_point(|run| run.first <= through);
+            // The first run kept is that of the entry after `through`.
+            let after = self.runs.partition_point(|run| run.first <= through.next());
             self.runs.drain(..after.saturating_sub(1));
             if let Some(run) = self.runs.first_mut().filter(|run| run.first <= through) {
                 run.first = through.next();
@@ -171,6 +172,17 @@ mod tests {
             assert_eq!(Metadata::decode(&mut Reader::new(&bytes[..cut])), None);
         }
         assert_eq!(Metadata::decode(&mut Reader::new(&[255; 64])), None);
+    }
+
+    #[test]
+    fn a_run_that_ends_with_what_is_compacted_goes() {
+        let mut metadata = sample();
+        metadata.compact_through(LogIndex(2), LogIndex(5));
+        let run = |first, term| TermRun {
+            first: LogIndex(first),
+            term: Term(term),
+        };
+        assert_eq!(metadata.runs, [run(3, 2), run(5, 5)]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use raft_proto::{Entry, LogIndex};
+use raft_proto::{Entry, LogIndex, LogPosition};
 
 use super::proposals::ProposalWaiter;
 use super::reads::QueryWaiter;
@@ -30,13 +30,22 @@ pub struct ApplyBatch {
     pub bytes: usize,
 }
 
+/// Whether anything is handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    Open,
+    /// The state is about to be replaced, or being replaced: what waits is answered from the new
+    /// one, never from half of it.
+    AwaitsRestore,
+}
+
 /// What the applier gets next.
 pub(super) struct ApplyQueue {
     /// The next entry to hand over.
     next: LogIndex,
     committed: LogIndex,
     applied: LogIndex,
-    started_after: LogIndex,
+    flow: Flow,
     in_flight_bytes: usize,
     /// Entries read back from the log, from `next` on.
     supplied: VecDeque<Entry>,
@@ -51,7 +60,7 @@ impl ApplyQueue {
             next: applied.next(),
             committed: applied,
             applied,
-            started_after: applied,
+            flow: Flow::Open,
             in_flight_bytes: 0,
             supplied: VecDeque::new(),
             reading: false,
@@ -60,9 +69,39 @@ impl ApplyQueue {
         }
     }
 
-    /// What the state machine was started with: the last entry of its snapshot.
-    pub(super) fn started_after(&self) -> LogIndex {
-        self.started_after
+    /// The log goes, and a snapshot takes its place: nothing of it is handed over any more.
+    pub(super) fn await_restore(&mut self, position: LogPosition) {
+        assert!(position.index >= self.next, "what is applied stays applied");
+        self.flow = Flow::AwaitsRestore;
+        self.supplied.clear();
+    }
+
+    /// The state machine becomes that of a snapshot. Nothing is handed over until it has.
+    pub(super) fn begin_restore(&mut self, position: LogPosition) {
+        assert!(position.index >= self.next, "what is applied stays applied");
+        self.flow = Flow::AwaitsRestore;
+        self.supplied.clear();
+        self.reading = false;
+        self.next = position.index.next();
+        self.committed = self.committed.max(position.index);
+    }
+
+    /// It has.
+    pub(super) fn restored(&mut self, position: LogPosition) {
+        assert!(
+            position.index.next() == self.next,
+            "nothing was handed over since"
+        );
+        self.flow = Flow::Open;
+        self.applied = position.index;
+    }
+
+    /// The last entry handed over, unless the state is being replaced.
+    pub(super) fn handed_over(&self) -> Option<LogIndex> {
+        match self.flow {
+            Flow::Open => Some(self.next.previous()),
+            Flow::AwaitsRestore => None,
+        }
     }
 
     pub(super) fn commit_through(&mut self, last: LogIndex) {
@@ -85,11 +124,17 @@ impl ApplyQueue {
         self.batch.push(ApplyItem::Query(query, waiter));
     }
 
-    /// Entries read back from the log.
-    pub(super) fn supply(&mut self, entries: Vec<Entry>) {
+    /// Entries read back from the log, from `first` on.
+    pub(super) fn supply(&mut self, first: LogIndex, entries: Vec<Entry>) {
+        if self.flow == Flow::AwaitsRestore || first != self.next {
+            // Read from a log that was replaced meanwhile.
+            return;
+        }
         self.reading = false;
         assert!(self.supplied.is_empty(), "one read at a time");
-        assert!(entries.first().is_none_or(|e| e.index == self.next));
+        let found = entries.first().map(|entry| entry.index);
+        // Compaction ends before what was not handed over, and an installation was noticed above.
+        assert_eq!(found, Some(first), "what is to be applied is in the log");
         self.supplied.extend(entries);
     }
 
@@ -112,7 +157,7 @@ impl ApplyQueue {
         mut ready_queries: impl FnMut(LogIndex) -> Option<Vec<(Bytes, QueryWaiter)>>,
     ) -> Option<(LogIndex, LogIndex)> {
         loop {
-            if self.is_full(max_bytes) {
+            if self.is_full(max_bytes) || self.flow == Flow::AwaitsRestore {
                 return None;
             }
             if let Some(queries) = ready_queries(self.next) {
@@ -138,7 +183,7 @@ impl ApplyQueue {
     }
 
     pub(super) fn take_batch(&mut self) -> Option<ApplyBatch> {
-        if self.batch.is_empty() {
+        if self.batch.is_empty() || self.flow == Flow::AwaitsRestore {
             return None;
         }
         self.in_flight_bytes += self.batch_bytes;

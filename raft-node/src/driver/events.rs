@@ -37,17 +37,13 @@ impl Driver {
                     let (node, leader) = (self.core.config().id.0, leader.map(|id| id.0));
                     tracing::info!(node, term = term.0, leader, "leader changed");
                 }
-                // This driver never compacts its log and fetches no snapshots; a leader that offers
-                // one is told so, and keeps its entries for this node or does without it.
                 Event::SnapshotOffered { from, snapshot } => {
-                    let (node, peer) = (self.core.config().id.0, from.0);
-                    let index = snapshot.last_included.index.0;
-                    tracing::error!(node, peer, index, "a snapshot was offered and is refused");
-                    self.core.handle_snapshot_failed(now);
+                    self.begin_fetch(now, from, snapshot);
                 }
                 Event::SnapshotWanted { peer } => {
                     let (node, peer) = (self.core.config().id.0, peer.0);
-                    tracing::error!(node, peer, "a peer needs entries that are compacted");
+                    tracing::info!(node, peer, "a peer needs a snapshot");
+                    self.snapshots.want();
                 }
                 Event::PeerViolated { peer, violation } => {
                     let (node, peer) = (self.core.config().id.0, peer.0);

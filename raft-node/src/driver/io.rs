@@ -5,14 +5,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft_core::{AppendOrder, MembershipChange, PersistId};
 use raft_log::LogWrite;
-use raft_proto::{Boot, Entry, Incarnation, LogIndex, Membership, Message, NodeId};
+use raft_proto::{Boot, Entry, Incarnation, LogIndex, LogPosition, Membership, Message, NodeId};
 
 use super::apply::ApplyBatch;
 use super::membership::ChangeWaiter;
 use super::proposals::ProposalWaiter;
 use super::reads::{QueryWaiter, ReadConsistency};
+use super::snapshots::{
+    CutId, CutStep, PartName, PartWaiter, SnapshotDone, SnapshotJob, SnapshotPolicy, SnapshotWaiter,
+};
 use super::status::Status;
-use crate::error::{ProposeError, ReadError, TransferError};
+use crate::error::{ProposeError, ReadError, SnapshotError, TransferError};
 use crate::membership::{ChangeError, ChangeSafety};
 
 /// Answers a leadership transfer.
@@ -40,6 +43,8 @@ pub struct DriverLimits {
     /// proposals, and hands leadership over once a quorum without it is ahead of its disk (D11).
     /// `None`: twice the longest election timeout.
     pub disk_stall_timeout: Option<Duration>,
+    /// When to take snapshots, and how much of the log to keep behind them.
+    pub snapshots: SnapshotPolicy,
 }
 
 impl Default for DriverLimits {
@@ -52,6 +57,7 @@ impl Default for DriverLimits {
             max_waiting_reads: 1 << 16,
             request_timeout: Duration::from_secs(5),
             disk_stall_timeout: None,
+            snapshots: SnapshotPolicy::default(),
         }
     }
 }
@@ -135,7 +141,8 @@ pub enum Input {
     LogRead {
         /// The request.
         request: LogReadRequest,
-        /// Entries from `request.first` on, without a gap; at least one, maybe fewer than asked.
+        /// Entries from `request.first` on, without a gap, maybe fewer than asked; none if they are
+        /// not in the log any more.
         entries: Vec<Entry>,
     },
     /// The state machine applied a batch.
@@ -145,6 +152,31 @@ pub enum Input {
         /// The batch's `bytes`.
         bytes: usize,
     },
+    /// Somebody wants a snapshot of what is applied now.
+    TakeSnapshot {
+        /// Hears what came of it.
+        waiter: SnapshotWaiter,
+    },
+    /// Somebody wants a part of a stored snapshot.
+    ReadSnapshot {
+        /// Which part.
+        part: PartName,
+        /// Gets it.
+        waiter: PartWaiter,
+    },
+    /// The state machine gave a part of its cut.
+    CutPart {
+        /// The cut.
+        cut: CutId,
+        /// The part; `None` if the cut is complete.
+        part: Option<Bytes>,
+    },
+    /// A job on snapshot files is done.
+    SnapshotDone(SnapshotDone),
+    /// The log is compacted up to here, durably.
+    Compacted(LogIndex),
+    /// The state machine's state is that of the snapshot that ends here.
+    Restored(LogPosition),
 }
 
 impl Input {
@@ -170,7 +202,13 @@ impl Input {
             | Self::Persisted(_)
             | Self::DiskFull
             | Self::LogRead { .. }
-            | Self::Applied { .. } => {}
+            | Self::Applied { .. }
+            | Self::CutPart { .. }
+            | Self::SnapshotDone(_)
+            | Self::Compacted(_)
+            | Self::Restored(_) => {}
+            Self::TakeSnapshot { waiter } => waiter(Err(SnapshotError::NotRunning)),
+            Self::ReadSnapshot { waiter, .. } => waiter(Err(SnapshotError::NotRunning)),
         }
     }
 }
@@ -181,6 +219,8 @@ pub enum Output {
     Write {
         /// Names the write.
         id: PersistId,
+        /// First, and together with it, the log is emptied and starts anew after this position.
+        install: Option<LogPosition>,
         /// What to write.
         write: LogWrite,
     },
@@ -207,6 +247,18 @@ pub enum Output {
         /// others, and a member that leaves is to learn of it.
         leaving: Vec<(NodeId, String)>,
     },
+    /// Freeze the state machine's state or take a part of what is frozen, in order with
+    /// [`Output::Apply`].
+    Cut(CutStep),
+    /// Replace the state machine's state by that of the stored snapshot that ends here, in order
+    /// with [`Output::Apply`], then say [`Input::Restored`].
+    Restore(LogPosition),
+    /// Do something with snapshot files, in the order of the outputs, then say
+    /// [`Input::SnapshotDone`].
+    Snapshot(SnapshotJob),
+    /// Let the log forget everything up to here, in order with [`Output::Write`], then say
+    /// [`Input::Compacted`].
+    Compact(LogPosition),
 }
 
 /// Why entries are read back from the log.

@@ -8,7 +8,8 @@
 //! * `Write`s go to the log in order; `Input::Persisted` answers them, in order;
 //! * `Apply` batches go to the state machine in order; `Input::Applied` answers each;
 //! * `ReadLog` may be done at any time by another thread; `Input::LogRead` answers it;
-//! * `Send` is best effort.
+//! * `Send` is best effort;
+//! * `Cut`, `Restore`, `Snapshot` and `Compact` are about snapshots: see the page of `snapshots`.
 
 mod apply;
 mod disk;
@@ -19,7 +20,9 @@ mod membership;
 mod peers;
 mod proposals;
 mod reads;
+mod snapshots;
 mod status;
+mod traffic;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,12 +30,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::{
-    AppendOrder, Commit, Counting, EntryBuffer, Fill, IndexRange, MessageId, Persist, RaftCore,
-    ReadId, Role, Time, Transmit, UnsentReason,
+    Commit, Counting, EntryBuffer, MessageId, RaftCore, ReadId, Role, Time, UnsentReason,
 };
-use raft_log::LogWrite;
-use raft_proto::mutants::{Mutant, is_planted};
-use raft_proto::{Entry, LogIndex, Message, NodeId};
+use raft_proto::{LogIndex, Message, NodeId, SnapshotDescription};
 
 pub use self::apply::{ApplyBatch, ApplyItem};
 pub use self::io::{
@@ -41,6 +41,11 @@ pub use self::io::{
 pub use self::membership::ChangeWaiter;
 pub use self::proposals::ProposalWaiter;
 pub use self::reads::{QueryWaiter, ReadConsistency};
+pub use self::snapshots::{
+    CutId, CutStep, FetchId, FetchProgress, FoundPart, JobError, PartName, PartReader, PartWaiter,
+    PolicyError, SaveProgress, SnapshotDone, SnapshotJob, SnapshotPolicy, SnapshotStatus,
+    SnapshotWaiter,
+};
 pub use self::status::{PeerStatus, Status};
 
 use self::apply::ApplyQueue;
@@ -50,6 +55,7 @@ use self::membership::Changes;
 use self::peers::{Peers, peers_of};
 use self::proposals::Proposals;
 use self::reads::Reads;
+use self::snapshots::Snapshots;
 use crate::error::{LeaderHint, ReadError, TransferError};
 use crate::metrics::Recorder;
 
@@ -65,15 +71,28 @@ pub struct Driver {
     transfer: Option<TransferWaiter>,
     changes: Changes,
     peers: Peers,
+    snapshots: Snapshots,
     outputs: VecDeque<Output>,
     limits: DriverLimits,
     next_message: u64,
 }
 
 impl Driver {
-    /// Wraps a core whose state machine has applied everything up to `applied`.
+    /// Wraps a core whose state machine is that of this snapshot, the newest one stored; an empty
+    /// one if there is none.
     #[must_use]
-    pub fn new(core: RaftCore, limits: DriverLimits, applied: LogIndex) -> Self {
+    pub fn new(
+        mut core: RaftCore,
+        limits: DriverLimits,
+        newest: Option<SnapshotDescription>,
+    ) -> Self {
+        let applied = newest
+            .as_ref()
+            .map_or(LogIndex::ZERO, |newest| newest.last_included.index);
+        if let Some(newest) = &newest {
+            // The core's clock has been started, so this does not turn it back.
+            core.handle_snapshot_saved(Time::ZERO, newest.clone());
+        }
         let peers = peers_of(&core);
         let longest = Duration::from_millis(core.config().election_timeout_ms_max);
         let disk_patience = limits.disk_stall_timeout.unwrap_or(longest * 2);
@@ -87,6 +106,7 @@ impl Driver {
             transfer: None,
             changes: Changes::default(),
             peers: Peers::default(),
+            snapshots: Snapshots::new(newest),
             outputs: VecDeque::from([peers]),
             next_message: 0,
             core,
@@ -118,7 +138,10 @@ impl Driver {
                 peer,
                 incarnation,
                 boot,
-            } => self.peer_up(now, peer, incarnation, boot),
+            } => {
+                self.peer_up(now, peer, incarnation, boot);
+                self.resume_fetch(now, peer);
+            }
             Input::PeerDown { peer } => self.peer_down(now, peer),
             Input::Propose { command, waiter } => self.propose(now, command, waiter),
             Input::Read {
@@ -133,9 +156,11 @@ impl Driver {
                 waiter,
             } => self.change_membership(now, &changes, safety, waiter),
             Input::Status { log_bytes, waiter } => {
-                let snapshot_index = self.apply.started_after();
-                waiter(Status::of(&self.core, now, log_bytes, snapshot_index));
+                let snapshots = self.snapshots.status();
+                waiter(Status::of(&self.core, now, log_bytes, snapshots));
             }
+            Input::TakeSnapshot { waiter } => self.snapshots.want_for(waiter),
+            Input::ReadSnapshot { part, waiter } => self.read_snapshot(now, part, waiter),
             Input::Unsent { to, sequence } => {
                 let reason = UnsentReason::Dropped;
                 self.core.handle_unsent(now, to, sequence, reason);
@@ -148,6 +173,7 @@ impl Driver {
             Input::DiskFull => {
                 self.measure.recorder.disk_full.add(1);
                 self.core.handle_disk_full(now);
+                self.snapshots.disk_is_full();
             }
             Input::LogRead { request, entries } => self.handle_log_read(now, request, entries),
             Input::Applied { through, bytes } => {
@@ -155,6 +181,10 @@ impl Driver {
                 self.core.handle_applied(now, through);
                 self.apply.done(through, bytes);
             }
+            Input::CutPart { cut, part } => self.take_cut_part(cut, part),
+            Input::SnapshotDone(done) => self.handle_snapshot_done(now, done),
+            Input::Compacted(through) => self.handle_compacted(now, through),
+            Input::Restored(position) => self.handle_restored(now, position),
         }
     }
 
@@ -172,6 +202,7 @@ impl Driver {
         self.proposals.expire(now);
         self.reads.expire(now);
         self.changes.expire(now);
+        self.handle_snapshot_timeout(now);
     }
 
     /// When [`Driver::handle_timeout`] is due next.
@@ -183,6 +214,7 @@ impl Driver {
             self.reads.next_deadline(),
             self.changes.next_deadline(),
             self.disk.deadline(),
+            self.snapshots.deadline(&self.limits.snapshots),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -197,6 +229,7 @@ impl Driver {
         self.take_commits();
         self.take_events(now);
         self.pump_apply();
+        self.pump_snapshots(now);
         // What is committed is also durable here, so it can be read back: a slow applier must not
         // keep it all in memory.
         self.buffer.evict(self.apply.committed());
@@ -214,6 +247,7 @@ impl Driver {
         self.reads.fail_all(&ReadError::ShutDown);
         self.apply.fail_all();
         self.changes.fail_all();
+        self.snapshots.fail_all();
         if let Some(waiter) = self.transfer.take() {
             waiter(Err(TransferError::ShutDown));
         }
@@ -223,6 +257,9 @@ impl Driver {
         if !self.is_for_core(now, from, &message) {
             return;
         }
+        let Some(message) = self.take_bulk(now, from, message) else {
+            return;
+        };
         self.next_message += 1;
         let id = MessageId(self.next_message);
         self.core.handle_message(now, from, uncounted, id, &message);
@@ -283,121 +320,11 @@ impl Driver {
         waiter(Err(error));
     }
 
-    /// Turns persists into log writes. `source` holds the entries of the message just handled.
-    fn take_persists(&mut self, now: Time, source: Option<(MessageId, Vec<Entry>)>) {
-        while let Some(persist) = self.core.poll_persist() {
-            if let Some(first) = persist.truncate_from {
-                self.buffer.truncate_from(first, persist.epoch);
-            }
-            if let Some(id) = persist.message {
-                let named = source.as_ref().filter(|(source, _)| *source == id);
-                // The core names a message only while that message is being handled.
-                let (_, entries) = named.expect("a persist names the message just handled");
-                let written = |entry: &&Entry| {
-                    persist
-                        .entries
-                        .is_some_and(|range| range.contains(entry.index))
-                };
-                for entry in entries.iter().filter(written) {
-                    self.buffer.insert(entry.clone());
-                }
-            }
-            for entry in &persist.generated {
-                self.buffer.insert(entry.clone());
-            }
-            let write = self.log_write(&persist);
-            let id = persist.id;
-            self.disk.started(now, id);
-            self.outputs.push_back(Output::Write { id, write });
-        }
-    }
-
-    fn log_write(&self, persist: &Persist) -> LogWrite {
-        let indexes = persist.entries.into_iter().flat_map(IndexRange::indexes);
-        let entries = indexes.map(|index| {
-            let entry = self.buffer.get(index);
-            // Entries leave the buffer only once committed and durable here, so not before this.
-            entry.expect("an entry to write is in the buffer").clone()
-        });
-        LogWrite {
-            hard_state: Some(persist.hard_state),
-            truncate_from: persist.truncate_from,
-            entries: entries.collect(),
-        }
-    }
-
-    fn take_transmits(&mut self, now: Time) {
-        while let Some(transmit) = self.core.poll_transmit() {
-            match transmit {
-                Transmit::Message { to, message } => self.send(to, message),
-                Transmit::Append(order) => match self.buffer.fill(&order) {
-                    Fill::Found(entries) => self.send_append(order, entries),
-                    Fill::Evicted if is_planted(Mutant::DiskReadGivesUp) => {}
-                    Fill::Evicted => self.outputs.push_back(Output::ReadLog(LogReadRequest {
-                        first: order.previous.index.next(),
-                        // What is not durable cannot be read, and has not left the buffer.
-                        last: order.last.min(self.core.durable_index()),
-                        max_bytes: u64::MAX,
-                        purpose: LogReadPurpose::Append(order),
-                    })),
-                    Fill::Stale => {
-                        self.core
-                            .handle_unsent(now, order.to, order.sequence, UnsentReason::Stale);
-                    }
-                },
-            }
-        }
-    }
-
-    fn send(&mut self, to: NodeId, message: Message) {
-        let uncounted = self.core.is_uncounted();
-        self.outputs.push_back(Output::Send {
-            to,
-            uncounted,
-            message,
-        });
-    }
-
-    fn send_append(&mut self, order: AppendOrder, entries: Vec<Entry>) {
-        let to = order.to;
-        self.send(to, order.into_request(entries).into());
-    }
-
-    fn handle_log_read(&mut self, now: Time, request: LogReadRequest, mut entries: Vec<Entry>) {
-        let order = match request.purpose {
-            LogReadPurpose::Apply => return self.apply.supply(entries),
-            LogReadPurpose::Append(order) => order,
-        };
-        // The log may have changed while it was read.
-        let is_current = self.core.epoch() == order.epoch && self.core.term() == order.term;
-        while let Some(next) = entries.last().map(|last| last.index.next())
-            && next <= order.last
-            && let Some(entry) = self.buffer.get(next)
-        {
-            entries.push(entry.clone());
-        }
-        let is_complete = entries.last().is_some_and(|last| last.index == order.last)
-            && entries.len() as u64 == order.last.since(order.previous.index);
-        let is_as_ordered = |entry: &Entry| order.term_at(entry.index) == Some(entry.term);
-        if is_current && is_complete && entries.iter().all(is_as_ordered) {
-            return self.send_append(order, entries);
-        }
-        let reason = if is_current {
-            UnsentReason::Unreadable
-        } else {
-            UnsentReason::Stale
-        };
-        self.core
-            .handle_unsent(now, order.to, order.sequence, reason);
-    }
-
     fn take_commits(&mut self) {
         while let Some(commit) = self.core.poll_commit() {
             match commit {
                 Commit::Entries(range) => self.apply.commit_through(range.last),
-                Commit::Restore(position) => unreachable!(
-                    "no snapshot was reported received, so none up to {position} is restored"
-                ),
+                Commit::Restore(position) => self.begin_restore(position),
             }
         }
     }
@@ -405,6 +332,7 @@ impl Driver {
     fn pump_apply(&mut self) {
         let (core, buffer, proposals) = (&self.core, &self.buffer, &mut self.proposals);
         let (applicable, reads, measure) = (&mut self.apply, &mut self.reads, &mut self.measure);
+        let snapshots = &mut self.snapshots;
         let missing = applicable.gather(
             self.limits.max_apply_bytes,
             |index| buffer.get(index).cloned(),
@@ -416,6 +344,7 @@ impl Driver {
                 );
                 let waiter = proposals.take(entry.position());
                 measure.handed_over(entry.index, waiter.as_ref());
+                snapshots.applied(entry);
                 waiter
             },
             |next| reads.take_ready(next),

@@ -140,6 +140,16 @@ impl Proposals {
         self.terms.retain(|(_, queue)| !queue.is_empty());
     }
 
+    /// Answers everything that a snapshot covers: it was, or was not, applied by others.
+    pub(super) fn fail_through(&mut self, last: LogIndex) {
+        for (_, queue) in &mut self.terms {
+            while let Some(covered) = queue.pop_front_if(|waiting| waiting.index <= last) {
+                covered.waiter.decide(Err(ProposeError::Unknown));
+            }
+        }
+        self.terms.retain(|(_, queue)| !queue.is_empty());
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.terms.is_empty()
     }

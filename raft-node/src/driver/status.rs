@@ -5,6 +5,8 @@ use std::time::Duration;
 use raft_core::{RaftCore, Replication, Role, Time};
 use raft_proto::{LogIndex, Membership, NodeId, Term};
 
+use super::snapshots::SnapshotStatus;
+
 /// What a node knows of its group.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -22,8 +24,10 @@ pub struct Status {
     pub applied_index: LogIndex,
     /// The end of its log.
     pub last_index: LogIndex,
-    /// The last entry covered by its snapshot; 0 if it has none.
+    /// The last entry covered by its newest snapshot; 0 if it has none.
     pub snapshot_index: LogIndex,
+    /// Its snapshots, and what is going on with them.
+    pub snapshots: SnapshotStatus,
     /// What its log takes on disk, in bytes.
     pub log_bytes: u64,
     /// The members in force.
@@ -55,7 +59,12 @@ pub struct PeerStatus {
 }
 
 impl Status {
-    pub(super) fn of(core: &RaftCore, now: Time, log_bytes: u64, snapshot_index: LogIndex) -> Self {
+    pub(super) fn of(
+        core: &RaftCore,
+        now: Time,
+        log_bytes: u64,
+        snapshots: SnapshotStatus,
+    ) -> Self {
         let peers = core.peers().map(|peer| PeerStatus {
             id: peer.id,
             replication: peer.replication,
@@ -72,7 +81,11 @@ impl Status {
             commit_index: core.commit_index(),
             applied_index: core.applied_index(),
             last_index: core.last_position().index,
-            snapshot_index,
+            snapshot_index: snapshots
+                .newest
+                .as_ref()
+                .map_or(LogIndex::ZERO, |newest| newest.last_included.index),
+            snapshots,
             log_bytes,
             membership: core.membership().clone(),
             is_removed: core.is_removed(),

@@ -1,13 +1,23 @@
 //! The applier: the only one who touches the state machine.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 
-use crossbeam_channel::Receiver;
-use raft_proto::EntryKind;
+use crossbeam_channel::{Receiver, Sender};
+use raft_log::SnapshotStore;
+use raft_proto::{EntryKind, LogPosition};
 
-use crate::driver::{ApplyBatch, ApplyItem, Input};
+use crate::driver::{ApplyBatch, ApplyItem, CutStep, Input};
+use crate::error::FatalError;
 use crate::inbox::{Inbox, Notice};
 use crate::machine::{Applied, StateMachine};
+use crate::startup;
+
+/// What the applier does, in order.
+pub(super) enum ApplierJob {
+    Apply(ApplyBatch),
+    Cut(CutStep),
+    Restore(LogPosition),
+}
 
 /// Applies a batch and answers those who wait for it; the result belongs to the driver.
 pub fn apply_batch(machine: &mut dyn StateMachine, batch: ApplyBatch) -> Input {
@@ -36,14 +46,151 @@ pub fn apply_batch(machine: &mut dyn StateMachine, batch: ApplyBatch) -> Input {
     }
 }
 
-/// Runs until the sender of batches is gone.
+/// Does a step of a snapshot's cut; the result, if there is one, belongs to the driver.
+pub fn take_cut_step(machine: &mut dyn StateMachine, step: CutStep) -> Option<Input> {
+    match step {
+        CutStep::Begin => {
+            machine.begin_snapshot();
+            None
+        }
+        CutStep::Part { cut, max_bytes } => {
+            let part = machine.snapshot_part(max_bytes);
+            Some(Input::CutPart { cut, part })
+        }
+        CutStep::End => {
+            machine.end_snapshot();
+            None
+        }
+    }
+}
+
+/// Where the state machine is.
+pub(super) enum Applier {
+    /// With a thread of its own, which does everything.
+    Thread(Sender<ApplierJob>),
+    /// Here, on the main thread.
+    Inline(InlineApplier),
+}
+
+/// The state machine on the main thread. To be restored it goes to another thread and back, because
+/// that takes long; what comes meanwhile waits for it.
+pub(super) struct InlineApplier {
+    /// `None` while it is away.
+    machine: Option<Box<dyn StateMachine>>,
+    waiting: VecDeque<ApplierJob>,
+    restorer: Sender<RestoreJob>,
+}
+
+/// A state machine to be restored, and from where.
+pub(super) struct RestoreJob {
+    machine: Box<dyn StateMachine>,
+    position: LogPosition,
+}
+
+impl Applier {
+    pub(super) fn inline(machine: Box<dyn StateMachine>, restorer: Sender<RestoreJob>) -> Self {
+        Self::Inline(InlineApplier {
+            machine: Some(machine),
+            waiting: VecDeque::new(),
+            restorer,
+        })
+    }
+
+    /// Does a job, or has it done, in order.
+    pub(super) fn give(&mut self, job: ApplierJob, inbox: &Inbox) -> Result<(), FatalError> {
+        match self {
+            Self::Thread(jobs) => jobs.send(job).map_err(|_| FatalError::Thread("applier")),
+            Self::Inline(applier) => {
+                applier.waiting.push_back(job);
+                applier.work(inbox)
+            }
+        }
+    }
+
+    /// The state machine comes back.
+    pub(super) fn take_back(
+        &mut self,
+        machine: Box<dyn StateMachine>,
+        inbox: &Inbox,
+    ) -> Result<(), FatalError> {
+        match self {
+            Self::Thread(_) => Ok(()),
+            Self::Inline(applier) => {
+                applier.machine = Some(machine);
+                applier.work(inbox)
+            }
+        }
+    }
+}
+
+impl InlineApplier {
+    /// Does what waits while the machine is here. Results go by way of the inbox, so that the
+    /// network has its turn between two batches, or two parts of a cut.
+    fn work(&mut self, inbox: &Inbox) -> Result<(), FatalError> {
+        while let Some(mut machine) = self.machine.take() {
+            let Some(job) = self.waiting.pop_front() else {
+                self.machine = Some(machine);
+                return Ok(());
+            };
+            let done = match job {
+                ApplierJob::Apply(batch) => Some(apply_batch(machine.as_mut(), batch)),
+                ApplierJob::Cut(step) => take_cut_step(machine.as_mut(), step),
+                ApplierJob::Restore(position) => {
+                    let job = RestoreJob { machine, position };
+                    let sent = self.restorer.send(job);
+                    return sent.map_err(|_| FatalError::Thread("restorer"));
+                }
+            };
+            if let Some(done) = done {
+                inbox.push_notice(Notice::Input(done));
+            }
+            self.machine = Some(machine);
+        }
+        Ok(())
+    }
+}
+
+/// The applier thread: runs until the sender of jobs is gone.
 pub(super) fn run(
     mut machine: Box<dyn StateMachine>,
-    batches: &Receiver<ApplyBatch>,
-    inbox: &Arc<Inbox>,
+    snapshots: &SnapshotStore,
+    jobs: &Receiver<ApplierJob>,
+    inbox: &Inbox,
 ) {
-    while let Ok(batch) = batches.recv() {
-        let applied = apply_batch(machine.as_mut(), batch);
-        inbox.push_notice(Notice::Input(applied));
+    let machine = machine.as_mut();
+    while let Ok(job) = jobs.recv() {
+        let notice = match job {
+            ApplierJob::Apply(batch) => Some(Notice::Input(apply_batch(machine, batch))),
+            ApplierJob::Cut(step) => take_cut_step(machine, step).map(Notice::Input),
+            ApplierJob::Restore(position) => Some(restore(machine, snapshots, position)),
+        };
+        if let Some(notice) = notice {
+            inbox.push_notice(notice);
+        }
+    }
+}
+
+/// The restorer thread: restores machines and gives them back, until the sender of jobs is gone.
+pub(super) fn run_restorer(snapshots: &SnapshotStore, jobs: &Receiver<RestoreJob>, inbox: &Inbox) {
+    while let Ok(RestoreJob {
+        mut machine,
+        position,
+    }) = jobs.recv()
+    {
+        let notice = restore(machine.as_mut(), snapshots, position);
+        inbox.push_notice(Notice::Machine(machine));
+        inbox.push_notice(notice);
+    }
+}
+
+/// Replaces the state, and says what the main thread is to hear.
+fn restore(
+    machine: &mut dyn StateMachine,
+    snapshots: &SnapshotStore,
+    position: LogPosition,
+) -> Notice {
+    match startup::restore(machine, snapshots, position) {
+        Ok(()) => Notice::Input(Input::Restored(position)),
+        Err(error) => Notice::Failed(error),
     }
 }

@@ -138,6 +138,8 @@ impl Life {
             match notice {
                 Notice::Failed(error) => return Err(error),
                 Notice::Stop => return Ok(Heard::Stop),
+                // Nothing is restored yet.
+                Notice::Machine(_) => {}
                 Notice::Refused { peer, refusal } => {
                     formation.handle_refused(now, peer, &refusal);
                 }

@@ -41,7 +41,13 @@ impl Greeter {
             | Input::Persisted(_)
             | Input::DiskFull
             | Input::LogRead { .. }
-            | Input::Applied { .. } => Some(input),
+            | Input::Applied { .. }
+            | Input::TakeSnapshot { .. }
+            | Input::ReadSnapshot { .. }
+            | Input::CutPart { .. }
+            | Input::SnapshotDone(_)
+            | Input::Compacted(_)
+            | Input::Restored(_) => Some(input),
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use raft_core::PersistId;
 use raft_log::{Log, LogError, LogWrite};
+use raft_proto::{LogIndex, LogPosition};
 
 use crate::driver::Input;
 use crate::error::FatalError;
@@ -21,16 +22,32 @@ const IDLE_BEFORE_VOUCHING: Duration = Duration::from_millis(10);
 /// How often a full disk is tried again.
 const DISK_FULL_RETRY: Duration = Duration::from_millis(250);
 
-/// A write in the order of the core's persists.
-pub(super) struct WriteJob {
-    pub(super) id: PersistId,
-    pub(super) write: LogWrite,
+/// A change of the log, in the order of the driver's outputs.
+pub(super) enum WriteJob {
+    /// A persist of the core.
+    Persist {
+        id: PersistId,
+        /// The log starts anew after this position, together with the write.
+        install: Option<LogPosition>,
+        write: LogWrite,
+    },
+    /// Everything up to here goes.
+    Compact(LogPosition),
+}
+
+/// What is staged and not yet durable.
+#[derive(Default)]
+struct Staged {
+    /// The last persist.
+    persist: Option<PersistId>,
+    /// The last compaction.
+    compacted: Option<LogIndex>,
 }
 
 /// What came in while the disk was full.
 enum Staging {
-    /// Writes up to this one, if any.
-    Until(Option<PersistId>),
+    /// More was staged, or not.
+    GoOn,
     /// The sender of jobs is gone.
     Ended,
 }
@@ -78,12 +95,11 @@ impl LogWriter {
     }
 
     fn write_all_waiting(&mut self, first: WriteJob) -> Result<(), LogError> {
-        let mut last = first.id;
-        self.log.stage(first.write)?;
+        let mut staged = Staged::default();
+        self.stage(first, &mut staged)?;
         // What waits is bounded by the core's windows; the log splits what exceeds a batch.
         while let Ok(job) = self.jobs.try_recv() {
-            last = job.id;
-            self.log.stage(job.write)?;
+            self.stage(job, &mut staged)?;
         }
         while let Err(error) = self.sync() {
             // Nothing is torn, and what is staged stays so: it is written once there is room.
@@ -92,15 +108,31 @@ impl LogWriter {
             };
             tracing::error!(node = self.log.node().0, %error, "writes wait for room on the disk");
             self.inbox.push_notice(Notice::Input(Input::DiskFull));
-            match self.stage_more(Instant::now() + DISK_FULL_RETRY)? {
-                Staging::Until(newer) => last = newer.unwrap_or(last),
+            match self.stage_more(Instant::now() + DISK_FULL_RETRY, &mut staged)? {
+                Staging::GoOn => {}
                 // The node stops; whatever waits for these writes is told so.
                 Staging::Ended => return Err(error),
             }
         }
-        self.inbox
-            .push_notice(Notice::Input(Input::Persisted(last)));
+        let persisted = staged.persist.map(Input::Persisted);
+        let compacted = staged.compacted.map(Input::Compacted);
+        for input in persisted.into_iter().chain(compacted) {
+            self.inbox.push_notice(Notice::Input(input));
+        }
         Ok(())
+    }
+
+    fn stage(&mut self, job: WriteJob, staged: &mut Staged) -> Result<(), LogError> {
+        match job {
+            WriteJob::Persist { id, install, write } => {
+                staged.persist = Some(id);
+                stage_persist(&mut self.log, install, write)
+            }
+            WriteJob::Compact(through) => {
+                staged.compacted = Some(through.index);
+                self.log.compact_prefix(through)
+            }
+        }
     }
 
     /// Writes and syncs what is staged, and measures that.
@@ -114,18 +146,36 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Stages what comes in until then; tells the last of it.
-    fn stage_more(&mut self, until: Instant) -> Result<Staging, LogError> {
-        let mut last = None;
+    /// Stages what comes in until then.
+    fn stage_more(&mut self, until: Instant, staged: &mut Staged) -> Result<Staging, LogError> {
         loop {
             match self.jobs.recv_deadline(until) {
-                Ok(job) => {
-                    last = Some(job.id);
-                    self.log.stage(job.write)?;
-                }
-                Err(RecvTimeoutError::Timeout) => return Ok(Staging::Until(last)),
+                Ok(job) => self.stage(job, staged)?,
+                Err(RecvTimeoutError::Timeout) => return Ok(Staging::GoOn),
                 Err(RecvTimeoutError::Disconnected) => return Ok(Staging::Ended),
             }
         }
     }
+}
+
+/// Stages a persist, and before it the installation of a snapshot: both are durable together.
+///
+/// # Errors
+/// As [`Log::stage`].
+pub fn stage_persist(
+    log: &mut Log,
+    install: Option<LogPosition>,
+    write: LogWrite,
+) -> Result<(), LogError> {
+    if let Some(position) = install {
+        log.compact_prefix(position)?;
+        // What the log has behind the position goes, too, whatever it is: the core knows of nothing
+        // there.
+        let truncate_from = Some(position.index.next());
+        log.stage(LogWrite {
+            truncate_from,
+            ..LogWrite::default()
+        })?;
+    }
+    log.stage(write)
 }

@@ -6,24 +6,26 @@ mod greeting;
 mod log_writer;
 mod node_thread;
 mod reader;
+mod snapshotter;
+mod workers;
 
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 
-use crossbeam_channel::unbounded;
-use raft_core::{RaftCore, Recovered};
-use raft_log::{DataDir, Log, LogIdentity};
-use raft_proto::{ClusterId, GroupId, LogIndex, LogPosition};
+use raft_core::RaftCore;
+use raft_log::DataDir;
+use raft_proto::{ClusterId, LogPosition};
 use tokio::sync::watch;
 use tokio::task::yield_now;
 
-pub use self::applier::apply_batch;
+pub use self::applier::{apply_batch, take_cut_step};
+pub use self::log_writer::stage_persist;
 
 use self::forming::{blocking, formation_error};
 use self::greeting::Greeter;
-use self::log_writer::LogWriter;
-use self::node_thread::{ApplierHandle, Clock, NodeThread};
-use crate::config::{ApplyOn, Parts, RaftConfig, StartError, StartKind};
+use self::node_thread::{Clock, NodeThread};
+use self::workers::{Threads, WorkerParts, Workers};
+use crate::config::{Parts, RaftConfig, StartError, StartKind};
 use crate::driver::Driver;
 use crate::error::FatalError;
 use crate::formation::{FormedResponder, InitialVoters};
@@ -31,6 +33,7 @@ use crate::inbox::{Inbox, Notice};
 use crate::link::Link;
 use crate::machine::StateMachine;
 use crate::metrics::Recorder;
+use crate::startup::{self, Opened};
 use crate::state::NodeState;
 use crate::transport::Transport;
 
@@ -102,21 +105,6 @@ impl Drop for Ending {
     }
 }
 
-/// Tells the main thread if a worker panics, which would otherwise show only once it is needed.
-struct PanicNotice {
-    inbox: Arc<Inbox>,
-    job: &'static str,
-}
-
-impl Drop for PanicNotice {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            let error = FatalError::Thread(self.job);
-            self.inbox.push_notice(Notice::Failed(error));
-        }
-    }
-}
-
 /// What a node needs from start to end.
 struct Life {
     config: RaftConfig,
@@ -125,9 +113,6 @@ struct Life {
     recorder: Arc<Recorder>,
     state: watch::Sender<NodeState>,
 }
-
-/// A thread to wait for at the end, with its job for messages.
-type Worker = (&'static str, JoinHandle<()>);
 
 impl Life {
     async fn run(
@@ -141,13 +126,12 @@ impl Life {
             return Ok(());
         };
         let cluster = responder.cluster();
-        let (log, recovered) = self.open_log(cluster).await?;
-        let snapshot = recovered.snapshot.map_or(LogIndex::ZERO, |last| last.index);
+        let (opened, machine) = self.open(cluster, machine).await?;
         let config = raft_core::Config {
             incarnation: Some(link.incarnation()),
             ..self.config.core.clone()
         };
-        let core = RaftCore::new(config, recovered, clock.now())
+        let core = RaftCore::new(config, opened.recovered, clock.now())
             .map_err(|error| FatalError::Core(error.to_string()))?;
         self.check_voters(&responder, &core)?;
 
@@ -159,10 +143,16 @@ impl Life {
         greeter.set_membership(core.membership());
         greeter.hand_out_to_all(transport.as_ref());
         link.repeat_peers();
-        let mut workers = Vec::new();
-        let started = self.start_workers(log, machine, &mut workers);
-        let outcome = match started {
-            Ok((writer, reader, applier)) => {
+        let mut threads = Threads::new(self.config.core.id, &self.inbox);
+        let parts = WorkerParts {
+            log: opened.log,
+            snapshots: opened.snapshots,
+            machine,
+            apply_on: self.config.apply_on,
+            recorder: Arc::clone(&self.recorder),
+        };
+        let outcome = match Workers::start(parts, &mut threads) {
+            Ok(workers) => {
                 self.state.send_replace(NodeState::Running { cluster });
                 let mut limits = self.config.limits.clone();
                 // What is accepted must fit into the log and into a message, here and at the
@@ -172,15 +162,16 @@ impl Life {
                     .min(self.config.log.max_entry_bytes as usize)
                     .min(transport.max_command_bytes());
                 let node = NodeThread {
-                    driver: Driver::new(core, limits, snapshot)
+                    driver: Driver::new(core, limits, opened.newest)
                         .reporting_to(Arc::clone(&self.recorder)),
                     clock,
                     inbox: Arc::clone(&self.inbox),
                     greeter,
                     transport: Arc::clone(transport),
-                    writer,
-                    reader,
-                    applier,
+                    writer: workers.writer,
+                    reader: workers.reader,
+                    snapshotter: workers.snapshotter,
+                    applier: workers.applier,
                     join_peers: match &self.config.start {
                         StartKind::Form { .. } => Vec::new(),
                         StartKind::Join { peers } => peers.clone(),
@@ -191,55 +182,39 @@ impl Life {
             Err(error) => Err(error),
         };
         // Their channels are gone, so they end once they have done what they were given.
-        for (job, thread) in workers {
-            if thread.join().is_err() {
-                return outcome.and(Err(FatalError::Thread(job)));
-            }
+        match threads.join() {
+            Ok(()) => outcome,
+            Err(job) => outcome.and(Err(FatalError::Thread(job))),
         }
-        outcome
     }
 
-    async fn open_log(&self, cluster: ClusterId) -> Result<(Log, Recovered), FatalError> {
+    /// Opens log and snapshots, and restores the state machine from the newest one.
+    async fn open(
+        &self,
+        cluster: ClusterId,
+        mut machine: Box<dyn StateMachine>,
+    ) -> Result<(Opened, Box<dyn StateMachine>), FatalError> {
         let directory = Arc::clone(&self.directory);
-        let options = self.config.log;
-        let identity = LogIdentity {
-            cluster,
-            node: directory.node(),
-            incarnation: directory.incarnation(),
-            group: GroupId(0),
+        let (node, options) = (self.config.core.id, self.config.log);
+        let open = move || {
+            let opened = startup::open(&directory, cluster, options)?;
+            // A formed node's log was created with the first entry. An empty one has lost votes
+            // and entries that this node answered for.
+            let found = &opened.found;
+            if found.last == LogPosition::ZERO && found.snapshot.is_none() {
+                return Err(FatalError::LostLog { node, cluster });
+            }
+            if let Some(newest) = &opened.newest {
+                let (store, position) = (&opened.snapshots, newest.last_included);
+                startup::restore(machine.as_mut(), store, position)?;
+            }
+            Ok((opened, machine))
         };
-        let boot = directory.boot();
-        let open = move || Log::open(&directory, identity, options).map_err(Arc::new);
-        let opened = self.refuse_while(blocking(open)).await?;
-        let (log, found) = opened?.map_err(FatalError::OpenLog)?;
-        // A formed node's log was created with the first entry. An empty one has lost votes and
-        // entries that this node answered for.
-        if found.last == LogPosition::ZERO && found.snapshot.is_none() {
-            return Err(FatalError::LostLog {
-                node: self.config.core.id,
-                cluster,
-            });
+        let (opened, machine) = self.refuse_while(blocking(open)).await???;
+        if let Some(torn) = &opened.found.dropped_torn {
+            tracing::warn!(node = node.0, ?torn, "a torn last batch was dropped");
         }
-        if let Some(torn) = &found.dropped_torn {
-            tracing::warn!(
-                node = self.config.core.id.0,
-                ?torn,
-                "a torn last batch was dropped"
-            );
-        }
-        let recovered = Recovered {
-            hard_state: found.hard_state,
-            snapshot: found.snapshot,
-            first_index: found.first_index,
-            last: found.last,
-            term_runs: found.term_runs,
-            entry_sizes: found.entry_sizes,
-            memberships: found.memberships,
-            missing: Vec::new(),
-            counted: true,
-            boot,
-        };
-        Ok((log, recovered))
+        Ok((opened, machine))
     }
 
     /// Waits for something long. Requests that come meanwhile are refused rather than kept
@@ -258,6 +233,8 @@ impl Life {
                 match notice {
                     Notice::Input(input) => input.refuse(),
                     Notice::Failed(error) => return Err(error),
+                    // Nothing is restored yet.
+                    Notice::Machine(_) => {}
                     Notice::Refused { .. } => {}
                     Notice::Stop => is_stopping = true,
                 }
@@ -281,64 +258,5 @@ impl Life {
         let given = given.map_err(formation_error)?;
         let checked = responder.check_restart(&given, core.membership());
         checked.map_err(formation_error)
-    }
-
-    fn start_workers(
-        &self,
-        log: Log,
-        machine: Box<dyn StateMachine>,
-        workers: &mut Vec<Worker>,
-    ) -> Result<
-        (
-            crossbeam_channel::Sender<log_writer::WriteJob>,
-            crossbeam_channel::Sender<crate::driver::LogReadRequest>,
-            ApplierHandle,
-        ),
-        FatalError,
-    > {
-        let id = self.config.core.id;
-        let mut start = |job: &'static str, work: Box<dyn FnOnce() + Send>| {
-            let builder = thread::Builder::new().name(format!("raft-{id}-{job}"));
-            let inbox = Arc::clone(&self.inbox);
-            let watched = move || {
-                let _notice = PanicNotice { inbox, job };
-                work();
-            };
-            let started = builder
-                .spawn(watched)
-                .map_err(|_| FatalError::Thread(job))?;
-            workers.push((job, started));
-            Ok(())
-        };
-
-        let (reader, requests) = unbounded();
-        let (log_reader, inbox) = (log.reader(), Arc::clone(&self.inbox));
-        start(
-            "reader",
-            Box::new(move || reader::run(&log_reader, &requests, &inbox)),
-        )?;
-
-        let (writer, jobs) = unbounded();
-        let log_writer = LogWriter {
-            log,
-            jobs,
-            inbox: Arc::clone(&self.inbox),
-            recorder: Arc::clone(&self.recorder),
-        };
-        start("writer", Box::new(move || log_writer.run()))?;
-
-        let applier = match self.config.apply_on {
-            ApplyOn::NodeThread => ApplierHandle::Inline(machine),
-            ApplyOn::OwnThread => {
-                let (batches, received) = unbounded();
-                let inbox = Arc::clone(&self.inbox);
-                start(
-                    "applier",
-                    Box::new(move || applier::run(machine, &received, &inbox)),
-                )?;
-                ApplierHandle::Thread(batches)
-            }
-        };
-        Ok((writer, reader, applier))
     }
 }

@@ -10,14 +10,13 @@ use raft_proto::{Membership, Message, NodeId};
 use tokio::task::yield_now;
 use tokio::time::sleep_until;
 
-use super::applier::apply_batch;
+use super::applier::{Applier, ApplierJob};
 use super::forming::others;
 use super::greeting::Greeter;
 use super::log_writer::WriteJob;
-use crate::driver::{ApplyBatch, Driver, Input, LogReadRequest, Output};
+use crate::driver::{Driver, Input, LogReadRequest, Output, SnapshotJob};
 use crate::error::FatalError;
 use crate::inbox::{Inbox, Notice};
-use crate::machine::StateMachine;
 use crate::transport::Transport;
 
 /// How long an orderly stop waits for a successor: about two default election timeouts.
@@ -46,12 +45,6 @@ impl Clock {
     }
 }
 
-/// Where batches are applied.
-pub(super) enum ApplierHandle {
-    Thread(Sender<ApplyBatch>),
-    Inline(Box<dyn StateMachine>),
-}
-
 /// Everything that the main thread holds while the node runs.
 pub(super) struct NodeThread {
     pub(super) driver: Driver,
@@ -61,7 +54,8 @@ pub(super) struct NodeThread {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) writer: Sender<WriteJob>,
     pub(super) reader: Sender<LogReadRequest>,
-    pub(super) applier: ApplierHandle,
+    pub(super) snapshotter: Sender<SnapshotJob>,
+    pub(super) applier: Applier,
     /// Whom to dial while the log does not name this node.
     pub(super) join_peers: Vec<(NodeId, String)>,
 }
@@ -106,6 +100,9 @@ impl NodeThread {
                         if let Some(input) = input {
                             self.driver.handle(now, input);
                         }
+                    }
+                    Notice::Machine(machine) => {
+                        self.applier.take_back(machine, &self.inbox)?;
                     }
                     Notice::Failed(error) => return Err(error),
                     // The transport tries again; what it means was logged.
@@ -206,10 +203,14 @@ impl NodeThread {
 
     fn carry_out(&mut self, now: Time, output: Output) -> Result<(), FatalError> {
         match output {
-            Output::Write { id, write } => self
-                .writer
-                .send(WriteJob { id, write })
-                .map_err(|_| FatalError::Thread("writer"))?,
+            Output::Write { id, install, write } => {
+                self.write(WriteJob::Persist { id, install, write })?;
+            }
+            Output::Compact(through) => self.write(WriteJob::Compact(through))?,
+            Output::Snapshot(job) => self
+                .snapshotter
+                .send(job)
+                .map_err(|_| FatalError::Thread("snapshotter"))?,
             Output::ReadLog(request) => self
                 .reader
                 .send(request)
@@ -223,17 +224,18 @@ impl NodeThread {
                 membership,
                 leaving,
             } => self.set_peers(&membership, &leaving),
-            Output::Apply(batch) => match &mut self.applier {
-                ApplierHandle::Thread(batches) => batches
-                    .send(batch)
-                    .map_err(|_| FatalError::Thread("applier"))?,
-                ApplierHandle::Inline(machine) => {
-                    // By way of the inbox, so that the network has its turn between two batches.
-                    let applied = apply_batch(machine.as_mut(), batch);
-                    self.inbox.push_notice(Notice::Input(applied));
-                }
-            },
+            Output::Apply(batch) => self.applier.give(ApplierJob::Apply(batch), &self.inbox)?,
+            Output::Cut(step) => self.applier.give(ApplierJob::Cut(step), &self.inbox)?,
+            Output::Restore(position) => {
+                let job = ApplierJob::Restore(position);
+                self.applier.give(job, &self.inbox)?;
+            }
         }
         Ok(())
+    }
+
+    fn write(&self, job: WriteJob) -> Result<(), FatalError> {
+        let sent = self.writer.send(job);
+        sent.map_err(|_| FatalError::Thread("writer"))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crossbeam_channel::Receiver;
 use raft_log::{LogReader, ReadError};
 
-use crate::driver::{Input, LogReadPurpose, LogReadRequest};
+use crate::driver::{Input, LogReadRequest};
 use crate::error::FatalError;
 use crate::inbox::{Inbox, Notice};
 
@@ -14,14 +14,12 @@ pub(super) fn run(reader: &LogReader, requests: &Receiver<LogReadRequest>, inbox
     while let Ok(request) = requests.recv() {
         let entries = match reader.read(request.first, request.last, request.max_bytes) {
             Ok(entries) => entries,
-            Err(error) => match request.purpose {
-                // Truncated or compacted since it was asked for: the core will ask again.
-                LogReadPurpose::Append(_) if is_gone(&error) => Vec::new(),
-                LogReadPurpose::Append(_) | LogReadPurpose::Apply => {
-                    let error = FatalError::ReadLog(Arc::new(error));
-                    return inbox.push_notice(Notice::Failed(error));
-                }
-            },
+            // Truncated, compacted or replaced since it was asked for: the driver will ask again.
+            Err(error) if is_gone(&error) => Vec::new(),
+            Err(error) => {
+                let error = FatalError::ReadLog(Arc::new(error));
+                return inbox.push_notice(Notice::Failed(error));
+            }
         };
         let read = Input::LogRead { request, entries };
         inbox.push_notice(Notice::Input(read));

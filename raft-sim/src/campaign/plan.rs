@@ -3,7 +3,10 @@
 //! Every kind of fault draws from a stream of its own, so that a plan without one kind, or without
 //! one fault, has all the others at the same times. That is what lets a failing plan be shrunk.
 
+use std::time::Duration;
+
 use raft_log::LogOptions;
+use raft_node::SnapshotPolicy;
 
 use super::fault::{Fault, FaultKind};
 use crate::options::{
@@ -16,6 +19,8 @@ use crate::trace::TraceDepth;
 pub const TROUBLE_MS: u64 = 10_000;
 /// Streams of the plan itself come after those of the kinds of faults.
 const STREAM_WORLD: u64 = 1_000;
+/// The stream that chooses when snapshots are taken.
+const STREAM_SNAPSHOTS: u64 = 1_001;
 /// The stream from which processes are started again.
 pub(super) const STREAM_RESTARTS: u64 = 2_000;
 /// The stream that chooses the core of the liveness mode.
@@ -53,6 +58,25 @@ pub struct World {
     pub small_buffers: bool,
     /// Segments of 64 KiB.
     pub small_segments: bool,
+    /// When nodes take snapshots; `None` for the defaults, under which they hardly ever do.
+    pub snapshots: Option<SnapshotSizes>,
+}
+
+/// When nodes take snapshots, how much they keep, and in which pieces snapshots move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotSizes {
+    /// After so many entries.
+    pub every_entries: u64,
+    /// Pause between two, in milliseconds.
+    pub pause_ms: u64,
+    /// Entries kept behind them.
+    pub keep_entries: u64,
+    /// Bytes kept for followers in contact.
+    pub retained_bytes: u64,
+    /// Parts of a cut, in bytes.
+    pub part_bytes: usize,
+    /// Parts of a transfer, in bytes.
+    pub fetch_part_bytes: u32,
 }
 
 /// A seed's world, faults and load.
@@ -83,7 +107,11 @@ impl Plan {
             0 => Ending::LastingPartition,
             _ => Ending::Core,
         };
-        let world = World::draw(&mut random);
+        let mut world = World::draw(&mut random);
+        let mut random_sizes = Random::stream(seed, Stream::Nemesis(STREAM_SNAPSHOTS));
+        if random_sizes.per_mille(700) {
+            world.snapshots = Some(SnapshotSizes::draw(&mut random_sizes));
+        }
         Self {
             seed,
             world,
@@ -116,6 +144,9 @@ impl Plan {
         if world.small_segments {
             options.log = LogOptions::small();
         }
+        if let Some(sizes) = world.snapshots {
+            options.limits.snapshots = sizes.policy();
+        }
         options.trace = trace;
         options
     }
@@ -144,6 +175,33 @@ impl World {
             small_messages: random.per_mille(300),
             small_buffers: random.per_mille(300),
             small_segments: random.per_mille(500),
+            snapshots: None,
+        }
+    }
+}
+
+impl SnapshotSizes {
+    fn draw(random: &mut Random) -> Self {
+        Self {
+            every_entries: *random.pick(&[5, 50, 500]),
+            pause_ms: *random.pick(&[0, 200]),
+            keep_entries: *random.pick(&[0, 10]),
+            // Nobody is waited for, or everybody in contact.
+            retained_bytes: *random.pick(&[0, 1 << 30]),
+            part_bytes: *random.pick(&[1, 10, 1 << 10]),
+            fetch_part_bytes: *random.pick(&[1 << 10, 32 << 10]),
+        }
+    }
+
+    fn policy(self) -> SnapshotPolicy {
+        SnapshotPolicy {
+            max_log_entries: self.every_entries,
+            min_pause: Duration::from_millis(self.pause_ms),
+            keep_entries: self.keep_entries,
+            max_retained_bytes: self.retained_bytes,
+            part_bytes: self.part_bytes,
+            fetch_part_bytes: self.fetch_part_bytes,
+            ..SnapshotPolicy::default()
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use raft_proto::{AppendOutcome, HardState, LogPosition, Message, NodeId, Term};
+use raft_proto::{AppendOutcome, HardState, InstallOutcome, LogPosition, Message, NodeId, Term};
 
 /// Most requests remembered; older ones are forgotten, and their answers not checked.
 const MAX_REQUESTS: usize = 100_000;
@@ -42,6 +42,19 @@ impl Promises {
             }
             let name = (node, to, request.term, request.sequence);
             self.requests.insert(name, last);
+        }
+        if let Message::InstallSnapshotRequest(request) = message {
+            let name = (node, to, request.term, request.sequence);
+            self.requests.insert(name, request.snapshot.last_included);
+        }
+        if let Message::InstallSnapshotResponse(answer) = message
+            && answer.outcome == InstallOutcome::Installed
+        {
+            let name = (to, node, answer.term, answer.sequence);
+            return self
+                .requests
+                .get(&name)
+                .is_none_or(|last| holds(log, *last));
         }
         if let Message::AppendResponse(answer) = message
             && answer.outcome == AppendOutcome::Accepted

@@ -8,9 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use raft_core::Role;
 use raft_log::LogWrite;
-use raft_proto::{Entry, HardState, LogIndex, Membership, Message, NodeId, Term};
+use raft_proto::{Entry, HardState, LogIndex, LogPosition, Membership, Message, NodeId, Term};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::image::{
+    Image, LogChange, StartView, entries_of, is_expected, is_installed_late, terms_of,
+};
 use super::promises::Promises;
 use super::violation::Violation;
 
@@ -22,6 +25,10 @@ pub struct NodeView<'a> {
     pub role: Role,
     /// Its term.
     pub term: Term,
+    /// The entry before the first one in its log, by its own account.
+    pub base_index: LogIndex,
+    /// What it takes for applied.
+    pub applied_index: LogIndex,
     /// What it takes for committed.
     pub commit_index: LogIndex,
     /// The end of its log.
@@ -38,8 +45,8 @@ pub struct NodeView<'a> {
 
 /// An entry of the one chain of committed entries.
 #[derive(Clone, Copy, Debug)]
-struct Committed {
-    term: Term,
+pub(super) struct Committed {
+    pub(super) term: Term,
     /// The term of the node that was first seen to take it for committed.
     seen_in: Term,
 }
@@ -48,13 +55,6 @@ struct Committed {
 struct EntryFacts {
     digest: u64,
     previous_term: Term,
-}
-
-/// The durable image of a node's log, as far as the checker cares.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Image {
-    hard_state: HardState,
-    terms: Vec<Term>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -66,11 +66,13 @@ struct Seen {
 }
 
 #[derive(Clone, Debug, Default)]
-struct NodeFacts {
-    image: Image,
+pub(super) struct NodeFacts {
+    pub(super) image: Image,
     /// The writes that were under way when the node crashed.
-    in_flight: Vec<LogWrite>,
-    applied: LogIndex,
+    in_flight: Vec<LogChange>,
+    /// The newest snapshot that is durable.
+    pub(super) snapshot: LogIndex,
+    pub(super) applied: LogIndex,
     seen: Option<Seen>,
     /// The membership in force when it was seen last, and where its log said so.
     configuration: Option<(LogIndex, Option<Term>, Membership)>,
@@ -82,8 +84,10 @@ pub struct SafetyChecker {
     leaders: BTreeMap<Term, NodeId>,
     /// All entries that were ever durable anywhere, by index and term.
     entries: BTreeMap<(LogIndex, Term), EntryFacts>,
-    chain: Vec<Committed>,
-    nodes: BTreeMap<NodeId, NodeFacts>,
+    pub(super) chain: Vec<Committed>,
+    pub(super) nodes: BTreeMap<NodeId, NodeFacts>,
+    /// Hashes of the state after an entry, as snapshots and restored machines showed it.
+    pub(super) states: BTreeMap<LogIndex, u64>,
     promises: Promises,
 }
 
@@ -94,49 +98,86 @@ impl SafetyChecker {
         Self::default()
     }
 
-    /// A node starts with this durable state; its log begins at index 1.
+    /// A node starts with what it found on its disk.
     ///
     /// # Errors
     /// [`Violation::LostDurable`] if it is not what the node had made durable before,
+    /// [`Violation::NotCommitted`] if it rests on a snapshot of something else,
     /// [`Violation::LogMismatch`].
-    pub fn started(
-        &mut self,
-        node: NodeId,
-        hard_state: HardState,
-        terms: Vec<Term>,
-    ) -> Result<(), Violation> {
+    pub fn started(&mut self, node: NodeId, view: StartView) -> Result<(), Violation> {
+        let snapshot = view.snapshot.map_or(LogIndex::ZERO, |at| at.index);
+        if let Some(position) = view.snapshot {
+            self.check_committed(node, position)?;
+        }
         let facts = self.nodes.entry(node).or_default();
-        let found = Image { hard_state, terms };
-        if !is_expected(&facts.image, &facts.in_flight, &found) {
+        let is_covered = view.mark <= snapshot && facts.snapshot <= snapshot;
+        let mut terms = terms_of(&self.chain, view.mark);
+        terms.extend(&view.terms);
+        let found = Image {
+            hard_state: view.hard_state,
+            mark: view.mark,
+            terms,
+        };
+        let mut expected = is_expected(&self.chain, &facts.image, &facts.in_flight, &found);
+        if let Some(position) = view.snapshot {
+            expected |= is_installed_late(&facts.image, &found, position);
+        }
+        if !expected || !is_covered {
             return Err(Violation::LostDurable { node });
         }
         let in_flight = std::mem::take(&mut facts.in_flight);
         let survived =
             |entry: &&Entry| found.terms.get(entry.index.0 as usize - 1) == Some(&entry.term);
-        let survivors = in_flight.iter().flat_map(|write| &write.entries);
+        let survivors = in_flight.iter().flat_map(entries_of);
         for entry in survivors.filter(survived) {
             learn(&mut self.entries, node, entry, &found.terms)?;
         }
         *facts = NodeFacts {
             image: found,
+            snapshot,
+            applied: snapshot,
             ..NodeFacts::default()
         };
         Ok(())
     }
 
-    /// A node stopped while these writes were under way: each may have become durable or not.
-    pub fn stopped(&mut self, node: NodeId, in_flight: Vec<LogWrite>) {
+    /// A node stopped while these changes were under way: each may have become durable or not.
+    pub fn stopped(&mut self, node: NodeId, in_flight: Vec<LogChange>) {
         self.nodes.entry(node).or_default().in_flight = in_flight;
     }
 
-    /// A write became durable.
+    /// A change of a log became durable.
     ///
     /// # Errors
     /// [`Violation::TruncatedCommitted`], [`Violation::VotedTwice`], [`Violation::WentBack`],
-    /// [`Violation::LogMismatch`].
-    pub fn durable(&mut self, node: NodeId, write: &LogWrite) -> Result<(), Violation> {
+    /// [`Violation::LogMismatch`], [`Violation::NotCommitted`], [`Violation::Uncovered`].
+    pub fn durable(&mut self, node: NodeId, change: &LogChange) -> Result<(), Violation> {
+        match change {
+            LogChange::Compact(position) => self.compacted(node, *position),
+            LogChange::Write { install, write } => {
+                if let Some(position) = install {
+                    self.check_committed(node, *position)?;
+                    self.check_covered(node, position.index)?;
+                }
+                self.written(node, change, write, *install)
+            }
+        }
+    }
+
+    fn written(
+        &mut self,
+        node: NodeId,
+        change: &LogChange,
+        write: &LogWrite,
+        install: Option<LogPosition>,
+    ) -> Result<(), Violation> {
         let facts = self.nodes.entry(node).or_default();
-        if let Some(first) = write.truncate_from {
+        let removed = match install {
+            // What it covers stays, as a snapshot.
+            Some(position) => Some(position.index.next()),
+            None => write.truncate_from,
+        };
+        if let Some(first) = removed {
             // If the first entry removed is not the committed one, none after it is (§5.3).
             let at = first.0 as usize - 1;
             let committed = self.chain.get(at).map(|committed| committed.term);
@@ -145,7 +186,7 @@ impl SafetyChecker {
             }
         }
         check_hard_state(node, facts.image.hard_state, write)?;
-        facts.image.write(write);
+        facts.image.apply(&self.chain, change);
         for entry in &write.entries {
             learn(&mut self.entries, node, entry, &facts.image.terms)?;
         }
@@ -194,6 +235,7 @@ impl SafetyChecker {
         let node = view.id;
         let seen = self.nodes.entry(node).or_default().seen;
         check_progress(view, seen)?;
+        self.check_order(view)?;
         if view.role == Role::Leader {
             let first = *self.leaders.entry(view.term).or_insert(node);
             if first != node {
@@ -326,40 +368,6 @@ impl SafetyChecker {
         );
         Ok(())
     }
-}
-
-impl Image {
-    fn write(&mut self, write: &LogWrite) {
-        if let Some(first) = write.truncate_from {
-            self.terms.truncate(first.0 as usize - 1);
-        }
-        for entry in &write.entries {
-            // A write may also replace a suffix without saying so.
-            self.terms.truncate(entry.index.0 as usize - 1);
-            self.terms.push(entry.term);
-        }
-        self.hard_state = write.hard_state.unwrap_or(self.hard_state);
-    }
-}
-
-/// Whether a node may come back with `found`, if it had `before` and crashed while writing.
-fn is_expected(before: &Image, in_flight: &[LogWrite], found: &Image) -> bool {
-    if found == before {
-        return true;
-    }
-    let mut after = before.clone();
-    let mut kept = before.terms.len();
-    let mut hard_states = vec![before.hard_state];
-    for write in in_flight {
-        if let Some(first) = write.truncate_from {
-            kept = kept.min(first.0 as usize - 1);
-        }
-        after.write(write);
-        hard_states.push(after.hard_state);
-    }
-    // All of it is one batch, or a few in order if it is too long for one.
-    let is_prefix = after.terms.starts_with(&found.terms) && found.terms.len() >= kept;
-    is_prefix && hard_states.contains(&found.hard_state)
 }
 
 /// Compares a durable entry with what is known of its position, or remembers it.

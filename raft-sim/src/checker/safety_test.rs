@@ -25,6 +25,23 @@ fn append(entries: &[Entry]) -> LogWrite {
     }
 }
 
+/// A start without a snapshot.
+fn start(hard_state: HardState, terms: Vec<Term>) -> StartView {
+    StartView {
+        hard_state,
+        mark: LogIndex::ZERO,
+        terms,
+        snapshot: None,
+    }
+}
+
+fn change(write: &LogWrite) -> LogChange {
+    LogChange::Write {
+        install: None,
+        write: write.clone(),
+    }
+}
+
 impl World {
     /// Three nodes with one common entry, 1@1.
     fn new() -> Self {
@@ -43,7 +60,7 @@ impl World {
     }
 
     fn durable(&mut self, node: u64, write: &LogWrite) -> Result<(), Violation> {
-        self.checker.durable(NodeId(node), write)
+        self.checker.durable(NodeId(node), &change(write))
     }
 
     fn observe(
@@ -59,6 +76,8 @@ impl World {
             id: NodeId(node),
             role,
             term: Term(term),
+            base_index: LogIndex::ZERO,
+            applied_index: LogIndex::ZERO,
             commit_index: LogIndex(commit),
             last_index: LogIndex(log.len() as u64),
             term_at: &term_at,
@@ -270,9 +289,10 @@ fn after_a_crash_the_durable_state_is_there_and_what_was_under_way_may_be() {
         let mut world = World::new();
         let more = [entry(2, 1, "b"), entry(3, 1, "c")];
         world.durable(1, &append(&more)).unwrap();
-        world.checker.stopped(NodeId(1), vec![write.clone()]);
+        world.checker.stopped(NodeId(1), vec![change(&write)]);
         let terms = log.iter().copied().map(Term).collect();
-        let outcome = world.checker.started(NodeId(1), state(term), terms);
+        let view = start(state(term), terms);
+        let outcome = world.checker.started(NodeId(1), view);
         assert_eq!(outcome.is_ok(), is_fine, "{term} {log:?}");
     }
 }
@@ -282,15 +302,124 @@ fn what_survived_a_crash_may_be_committed_and_applied() {
     let mut world = World::new();
     let write = append(&[entry(2, 2, "b")]);
     for node in [1, 2] {
-        world.checker.stopped(NodeId(node), vec![write.clone()]);
+        world.checker.stopped(NodeId(node), vec![change(&write)]);
         let terms = vec![Term(1), Term(2)];
         world
             .checker
-            .started(NodeId(node), HardState::default(), terms)
+            .started(NodeId(node), start(HardState::default(), terms))
             .unwrap();
     }
     world.observe(1, Role::Leader, 3, 2, &[1, 2]).unwrap();
     for applied in [entry(1, 1, "a"), entry(2, 2, "b")] {
         world.checker.applied(NodeId(1), &applied).unwrap();
     }
+}
+
+fn at(index: u64, term: u64) -> LogPosition {
+    LogPosition {
+        index: LogIndex(index),
+        term: Term(term),
+    }
+}
+
+/// Entries 1@1, 2@2 and 3@2 are committed; node 3 has entry 2 of another term.
+fn three_committed() -> World {
+    let mut world = World::new();
+    let more = [entry(2, 2, "b"), entry(3, 2, "c")];
+    for node in [1, 2] {
+        world.durable(node, &append(&more)).unwrap();
+    }
+    world.durable(3, &append(&[entry(2, 1, "x")])).unwrap();
+    world.observe(1, Role::Leader, 2, 3, &[1, 2, 2]).unwrap();
+    world
+}
+
+fn install(world: &mut World, position: LogPosition) -> Result<(), Violation> {
+    let install = LogChange::Write {
+        install: Some(position),
+        write: LogWrite::default(),
+    };
+    world.checker.durable(NodeId(3), &install)
+}
+
+#[test]
+fn a_log_is_given_up_only_behind_a_durable_snapshot_of_what_is_committed() {
+    let mut world = three_committed();
+    let compact = LogChange::Compact(at(2, 2));
+    let early = world.checker.durable(NodeId(1), &compact).unwrap_err();
+    assert!(matches!(early, Violation::Uncovered { .. }), "{early}");
+    let foreign = world.checker.snapshot_stored(NodeId(1), at(2, 1));
+    let foreign = foreign.unwrap_err();
+    assert!(
+        matches!(foreign, Violation::NotCommitted { .. }),
+        "{foreign}"
+    );
+    world.checker.snapshot_stored(NodeId(1), at(3, 2)).unwrap();
+    world.checker.durable(NodeId(1), &compact).unwrap();
+}
+
+#[test]
+fn an_installation_replaces_a_log_that_ends_or_differs_before_it() {
+    let mut world = three_committed();
+    let early = install(&mut world, at(3, 2)).unwrap_err();
+    assert!(matches!(early, Violation::Uncovered { .. }), "{early}");
+    world.checker.snapshot_stored(NodeId(3), at(3, 2)).unwrap();
+    install(&mut world, at(3, 2)).unwrap();
+    world.checker.restored(NodeId(3), at(3, 2)).unwrap();
+    let back = world.checker.restored(NodeId(3), at(2, 2)).unwrap_err();
+    assert!(matches!(back, Violation::WentBack { .. }), "{back}");
+    world.durable(3, &append(&[entry(4, 2, "d")])).unwrap();
+    // A log that holds what is committed behind the snapshot must keep it.
+    let mut world = three_committed();
+    world.checker.snapshot_stored(NodeId(3), at(2, 2)).unwrap();
+    world
+        .durable(
+            3,
+            &LogWrite {
+                truncate_from: Some(LogIndex(2)),
+                entries: vec![entry(2, 2, "b"), entry(3, 2, "c")],
+                ..LogWrite::default()
+            },
+        )
+        .unwrap();
+    let lost = install(&mut world, at(2, 2)).unwrap_err();
+    assert!(
+        matches!(lost, Violation::TruncatedCommitted { .. }),
+        "{lost}"
+    );
+}
+
+#[test]
+fn a_received_snapshot_is_installed_at_the_start_only_over_a_log_without_its_end() {
+    let installed = |term: u64| StartView {
+        hard_state: HardState {
+            term: Term(term),
+            vote: None,
+        },
+        mark: LogIndex(3),
+        terms: Vec::new(),
+        snapshot: Some(at(3, 2)),
+    };
+    let mut world = three_committed();
+    world.checker.snapshot_stored(NodeId(3), at(3, 2)).unwrap();
+    world.checker.started(NodeId(3), installed(2)).unwrap();
+    let mut world = three_committed();
+    world.checker.snapshot_stored(NodeId(3), at(3, 2)).unwrap();
+    let raised = world.checker.started(NodeId(3), installed(9)).unwrap_err();
+    assert!(matches!(raised, Violation::LostDurable { .. }), "{raised}");
+    // Node 1 has the entry in its log: nothing may be thrown away.
+    let mut world = three_committed();
+    world.checker.snapshot_stored(NodeId(1), at(3, 2)).unwrap();
+    let lost = world.checker.started(NodeId(1), installed(0)).unwrap_err();
+    assert!(matches!(lost, Violation::LostDurable { .. }), "{lost}");
+}
+
+#[test]
+fn equal_entries_give_equal_states() {
+    let mut checker = SafetyChecker::new();
+    checker.state_seen(NodeId(1), LogIndex(7), 42).unwrap();
+    checker.state_seen(NodeId(2), LogIndex(7), 42).unwrap();
+    checker.state_seen(NodeId(2), LogIndex(8), 43).unwrap();
+    let error = checker.state_seen(NodeId(3), LogIndex(7), 43).unwrap_err();
+    assert!(matches!(error, Violation::StateDiverged { .. }), "{error}");
 }

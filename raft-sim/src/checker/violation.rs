@@ -148,4 +148,28 @@ pub enum Violation {
         /// The node.
         node: NodeId,
     },
+    /// A node compacted its log, or starts it, before a durable snapshot covers what is gone.
+    #[error("compaction: {node} gave up its log up to {index}, which no snapshot of it covers")]
+    Uncovered {
+        /// The node.
+        node: NodeId,
+        /// The last entry that is gone.
+        index: LogIndex,
+    },
+    /// A snapshot, a compaction or an installation ends at something that was not committed there.
+    #[error("snapshot: {node} rests on {index}, of a term that is not the committed one there")]
+    NotCommitted {
+        /// The node.
+        node: NodeId,
+        /// Where it ends.
+        index: LogIndex,
+    },
+    /// Two state machines that applied the same entries have different states.
+    #[error("state: {node} has another state after {index} than was seen there before")]
+    StateDiverged {
+        /// The node.
+        node: NodeId,
+        /// The last entry applied.
+        index: LogIndex,
+    },
 }

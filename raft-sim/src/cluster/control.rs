@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use raft_core::Recovered;
 use raft_node::driver::Input;
-use raft_proto::{Boot, Incarnation, LogIndex, NodeId, Term};
+use raft_proto::{Boot, Incarnation, NodeId};
 
 use super::node::ProcessId;
 use super::{Cluster, CrashKind, Event, PeerNotice, StartFailure};
+use crate::checker::StartView;
 use crate::marks::Mark;
 use crate::network::{Shape, Traffic};
 use crate::options::{LinkOptions, ProcessOptions};
@@ -101,11 +102,13 @@ impl Cluster {
             Ok(recovered) => recovered,
             Err(error) => return Err(self.note_failed_start(node, &error)),
         };
-        let checked = self
-            .checker
-            .started(node, recovered.hard_state, terms_of(&recovered));
+        let checked = self.checker.started(node, start_view(&recovered));
         checked.unwrap_or_else(|violation| panic!("{violation}"));
         self.forget_applied(node);
+        if let Some(position) = recovered.snapshot {
+            self.tally.mark(Mark::StartedFromSnapshot);
+            self.note_restored(node, position);
+        }
         let numbers = [
             ("life", life),
             ("term", recovered.hard_state.term.0),
@@ -335,18 +338,19 @@ impl Cluster {
     }
 }
 
-/// The term of each recovered entry.
-fn terms_of(recovered: &Recovered) -> Vec<Term> {
-    assert_eq!(
-        recovered.first_index,
-        LogIndex::FIRST,
-        "nothing is compacted yet"
-    );
-    let mut terms = Vec::with_capacity(recovered.last.index.0 as usize);
+/// What the checker is to hear of a start.
+fn start_view(recovered: &Recovered) -> StartView {
+    let count = recovered.last.index.next().since(recovered.first_index);
+    let mut terms = Vec::with_capacity(count as usize);
     for (at, run) in recovered.term_runs.iter().enumerate() {
         let next = recovered.term_runs.get(at + 1);
         let end = next.map_or(recovered.last.index.next(), |next| next.first);
         terms.extend(std::iter::repeat_n(run.term, end.since(run.first) as usize));
     }
-    terms
+    StartView {
+        hard_state: recovered.hard_state,
+        mark: recovered.first_index.previous(),
+        terms,
+        snapshot: recovered.snapshot,
+    }
 }

@@ -62,11 +62,11 @@ impl Cluster {
         self.checker.stopped(node, process.writer.in_flight());
         let what = match kind {
             CrashKind::PowerCut => {
-                entry.disk.crash(process.writer);
+                entry.disk.crash(process.into_disk_work());
                 "crashes"
             }
             CrashKind::Killed => {
-                entry.disk.die(process.writer);
+                entry.disk.die(process.into_disk_work());
                 "is killed"
             }
         };
@@ -149,7 +149,7 @@ impl Cluster {
         };
         entry.trouble.paused = None;
         self.checker.stopped(node, process.writer.in_flight());
-        entry.disk.abandon(process.writer);
+        entry.disk.abandon(process.into_disk_work());
         self.tally.mark(Mark::StoppedByDisk);
         self.record(node, "stops for its disk", "", &[]);
         self.after_process_ended();
@@ -395,7 +395,8 @@ impl Event {
             | Self::Synced(id)
             | Self::VouchDue(id, _)
             | Self::Apply(id)
-            | Self::LogRead(id, _) => Some(*id),
+            | Self::LogRead(id, _)
+            | Self::SnapshotWork(id) => Some(*id),
             Self::Arrive(_)
             | Self::PeerNotice(_)
             | Self::ClientRequest { .. }

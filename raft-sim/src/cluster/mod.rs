@@ -8,6 +8,7 @@ mod operator;
 mod process;
 mod rare;
 mod requests;
+mod snapshots;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -29,7 +30,7 @@ use self::observe::AppliedLog;
 use self::operator::Newcomers;
 use self::requests::{Mailbox, Tickets};
 use crate::atlas::FaultAtlas;
-use crate::checker::SafetyChecker;
+use crate::checker::{LogChange, SafetyChecker};
 use crate::client::{CallError, Clients, Request, SimClient, WaitId, Wish};
 use crate::marks::Tally;
 use crate::network::{Direction, Network, draw_arrival};
@@ -60,6 +61,8 @@ enum Event {
     Apply(ProcessId),
     /// A node has read its log.
     LogRead(ProcessId, LogReadRequest),
+    /// A node is done with a job on snapshot files.
+    SnapshotWork(ProcessId),
     /// A client's request arrives.
     ClientRequest {
         client: u64,
@@ -197,7 +200,11 @@ impl Cluster {
             .disk
             .form(self.cluster_id, self.options.log, &self.first_entry);
         let write = formed.unwrap_or_else(|error| panic!("{id}: {error}"));
-        let checked = self.checker.durable(id, &write);
+        let change = LogChange::Write {
+            install: None,
+            write,
+        };
+        let checked = self.checker.durable(id, &change);
         checked.unwrap_or_else(|violation| panic!("{violation}"));
     }
 
@@ -208,20 +215,26 @@ impl Cluster {
     /// use std::rc::Rc;
     ///
     /// use bytes::Bytes;
-    /// use raft_node::{Applied, StateMachine};
+    /// use raft_node::{Applied, Small, SmallState};
     /// use raft_sim::{Cluster, ClusterOptions};
     ///
     /// struct Echo;
-    /// impl StateMachine for Echo {
+    /// impl SmallState for Echo {
     ///     fn apply(&mut self, applied: Applied<'_>) -> Bytes {
     ///         applied.command.clone()
     ///     }
     ///     fn query(&mut self, query: &Bytes) -> Bytes {
     ///         query.clone()
     ///     }
+    ///     fn save(&self) -> Bytes {
+    ///         Bytes::new()
+    ///     }
+    ///     fn load(&mut self, _saved: &[u8]) -> std::io::Result<()> {
+    ///         Ok(())
+    ///     }
     /// }
     ///
-    /// let mut cluster = Cluster::new(ClusterOptions::new(3).seed(1), |_| Box::new(Echo));
+    /// let mut cluster = Cluster::new(ClusterOptions::new(3).seed(1), |_| Small::boxed(Echo));
     /// let nodes = cluster.node_ids();
     /// let replies = Rc::new(RefCell::new(Vec::new()));
     /// let seen = Rc::clone(&replies);
@@ -301,6 +314,7 @@ impl Cluster {
             Event::VouchDue(process, syncs) => self.vouch(process, syncs),
             Event::Apply(process) => self.apply_next(process),
             Event::LogRead(process, request) => self.finish_log_read(process, request),
+            Event::SnapshotWork(process) => self.finish_snapshot_job(process),
             Event::ClientRequest {
                 client,
                 wait,

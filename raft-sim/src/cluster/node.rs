@@ -3,15 +3,16 @@
 use std::collections::VecDeque;
 
 use raft_core::{Config, CoreError, RaftCore, Time};
-use raft_log::{DataDir, LogReader};
-use raft_node::StateMachine;
-use raft_node::driver::{ApplyBatch, Driver, Input};
-use raft_proto::{Boot, ClusterId, Incarnation, LogIndex, Member, NodeId};
+use raft_log::{DataDir, LogReader, SnapshotStore};
+use raft_node::driver::{ApplyBatch, CutStep, Driver, Input, SnapshotJob};
+use raft_node::{SnapshotKeeper, StateMachine, startup};
+use raft_proto::{Boot, ClusterId, Incarnation, LogIndex, LogPosition, Member, NodeId};
 use thiserror::Error;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::faults::Trouble;
 use crate::clock::NodeClock;
-use crate::disk::{Disk, DiskError, LogWriter, OpenDisk};
+use crate::disk::{Disk, DiskError, DiskWork, LogWriter, OpenDisk};
 use crate::options::{ClusterOptions, ProcessOptions};
 use crate::random::{Random, Stream};
 
@@ -55,10 +56,34 @@ pub(crate) struct Process {
     pub(crate) is_step_scheduled: bool,
     /// The earliest wake-up scheduled for a timer.
     pub(crate) wake_at: Option<Time>,
-    /// Batches for the applier; the first one is being applied.
-    pub(crate) batches: VecDeque<ApplyBatch>,
+    /// What the applier has to do; the first is being done.
+    pub(crate) work: VecDeque<ApplierWork>,
+    pub(crate) keeper: SnapshotKeeper,
+    pub(crate) snapshots: SnapshotStore,
+    /// What the keeper has to do; the first is being done.
+    pub(crate) jobs: VecDeque<SnapshotJob>,
+    /// The cut that is being taken: the last entry applied before it, and a hash of its parts.
+    pub(crate) cut: (LogIndex, Xxh3),
     /// Holds the lock of the data directory.
     _directory: DataDir,
+}
+
+/// What the applier does, in order.
+pub(crate) enum ApplierWork {
+    Apply(ApplyBatch),
+    Cut(CutStep),
+    Restore(LogPosition),
+}
+
+impl Process {
+    /// What is left to be done with the disk when the process ends.
+    pub(crate) fn into_disk_work(mut self) -> DiskWork {
+        DiskWork {
+            job: self.jobs.pop_front(),
+            writer: self.writer,
+            keeper: self.keeper,
+        }
+    }
 }
 
 /// Why a node does not start.
@@ -102,29 +127,19 @@ impl Node {
         now: Time,
         cluster: ClusterId,
         options: &ClusterOptions,
-        machine: Box<dyn StateMachine>,
+        mut machine: Box<dyn StateMachine>,
     ) -> Result<raft_core::Recovered, StartError> {
         assert!(self.process.is_none(), "{} runs already", self.id);
-        let OpenDisk {
-            directory,
-            log,
-            recovered,
-        } = self.disk.open(cluster, options.log)?;
+        let OpenDisk { directory, opened } = self.disk.open(cluster, options.log)?;
+        if let Some(newest) = &opened.newest {
+            let (store, position) = (&opened.snapshots, newest.last_included);
+            startup::restore(machine.as_mut(), store, position).map_err(DiskError::Start)?;
+        }
         self.life += 1;
-        self.trouble.dropped_torn = recovered.dropped_torn.is_some();
-        let (incarnation, boot) = (directory.incarnation(), directory.boot());
-        let recovered = raft_core::Recovered {
-            hard_state: recovered.hard_state,
-            snapshot: recovered.snapshot,
-            first_index: recovered.first_index,
-            last: recovered.last,
-            term_runs: recovered.term_runs,
-            entry_sizes: recovered.entry_sizes,
-            memberships: recovered.memberships,
-            missing: Vec::new(),
-            counted: true,
-            boot,
-        };
+        self.trouble.dropped_torn = opened.found.dropped_torn.is_some();
+        let boot = directory.boot();
+        let incarnation = directory.incarnation();
+        let recovered = opened.recovered;
         let clock = NodeClock::booted(now, options.clock, &mut self.clock_random);
         let config = Config {
             id: self.id,
@@ -133,7 +148,7 @@ impl Node {
             ..options.core.clone()
         };
         let core = RaftCore::new(config, recovered.clone(), clock.local(now))?;
-        let reader = log.reader();
+        let reader = opened.log.reader();
         self.process = Some(Process {
             id: ProcessId {
                 node: self.id,
@@ -142,14 +157,18 @@ impl Node {
             incarnation,
             boot,
             clock,
-            driver: Driver::new(core, options.limits.clone(), LogIndex::ZERO),
+            driver: Driver::new(core, options.limits.clone(), opened.newest),
             machine,
-            writer: LogWriter::new(log),
+            writer: LogWriter::new(opened.log),
+            keeper: SnapshotKeeper::new(self.id, opened.snapshots.clone()),
+            snapshots: opened.snapshots,
+            jobs: VecDeque::new(),
+            cut: (LogIndex::ZERO, Xxh3::new()),
             reader,
             inbox: Vec::new(),
             is_step_scheduled: false,
             wake_at: None,
-            batches: VecDeque::new(),
+            work: VecDeque::new(),
             _directory: directory,
         });
         Ok(recovered)

@@ -112,6 +112,11 @@ impl Cluster {
         }
     }
 
+    /// A node's state machine is that of a snapshot.
+    pub(super) fn note_restored(&mut self, node: NodeId, end: LogPosition) {
+        self.applied.through.insert(node, end.index);
+    }
+
     pub(super) fn forget_applied(&mut self, node: NodeId) {
         self.applied.through.remove(&node);
         self.shown.remove(&node);

@@ -1,14 +1,14 @@
 //! What happens inside a running node: its inbox, driver, log writer and applier.
 
 use bytes::Bytes;
-use raft_log::{LogWrite, ReadError};
+use raft_log::ReadError;
 use raft_node::apply_batch;
-use raft_node::driver::{ApplyItem, Input, LogReadPurpose, LogReadRequest, Output};
+use raft_node::driver::{ApplyBatch, ApplyItem, Input, LogReadPurpose, LogReadRequest, Output};
 use raft_proto::{GroupId, Message, NodeId, frame, wire};
 
-use super::node::{Process, ProcessId};
+use super::node::{ApplierWork, Process, ProcessId};
 use super::{Cluster, Event, Packet};
-use crate::checker::NodeView;
+use crate::checker::{LogChange, NodeView};
 use crate::disk::Finished;
 use crate::marks::Mark;
 use crate::network::Direction;
@@ -43,7 +43,7 @@ impl Cluster {
     }
 
     /// Schedules an event of a node after a latency drawn from the node's process stream.
-    fn schedule_after(
+    pub(super) fn schedule_after(
         &mut self,
         id: ProcessId,
         latency: impl FnOnce(&ProcessOptions) -> Latency,
@@ -89,9 +89,18 @@ impl Cluster {
 
     fn carry_out(&mut self, id: ProcessId, output: Output) {
         match output {
-            Output::Write { id: persist, write } => {
+            Output::Write {
+                id: persist,
+                install,
+                write,
+            } => {
                 if let Some(process) = self.process(id) {
-                    process.writer.push(persist, write);
+                    process.writer.push(persist, install, write);
+                }
+            }
+            Output::Compact(through) => {
+                if let Some(process) = self.process(id) {
+                    process.writer.push_compaction(through);
                 }
             }
             Output::Send {
@@ -99,15 +108,10 @@ impl Cluster {
                 uncounted,
                 message,
             } => self.send(id, to, uncounted, &message),
-            Output::Apply(batch) => {
-                let Some(process) = self.process(id) else {
-                    return;
-                };
-                process.batches.push_back(batch);
-                if process.batches.len() == 1 {
-                    self.schedule_after(id, |latencies| latencies.apply, Event::Apply(id));
-                }
-            }
+            Output::Apply(batch) => self.give_applier(id, ApplierWork::Apply(batch)),
+            Output::Cut(step) => self.give_applier(id, ApplierWork::Cut(step)),
+            Output::Restore(position) => self.give_applier(id, ApplierWork::Restore(position)),
+            Output::Snapshot(job) => self.give_keeper(id, job),
             Output::ReadLog(request) => {
                 let event = Event::LogRead(id, request);
                 self.schedule_after(id, |latencies| latencies.log_read, event);
@@ -277,11 +281,15 @@ impl Cluster {
         }
         match finished {
             Ok(Finished::Nothing) => {}
-            Ok(Finished::Synced { through, writes }) => {
-                self.note_durable(id.node, &writes);
-                let numbers = [("through", through.0), ("writes", writes.len() as u64)];
+            Ok(Finished::Synced { through, changes }) => {
+                self.note_durable(id.node, &changes);
+                let last = through.map_or(0, |through| through.0);
+                let numbers = [("through", last), ("writes", changes.len() as u64)];
                 self.record(id.node, "syncs", "", &numbers);
-                self.give(id, Input::Persisted(through));
+                if let Some(through) = through {
+                    self.give(id, Input::Persisted(through));
+                }
+                self.report_compactions(id, &changes);
             }
             Ok(Finished::DiskFull) => self.wait_for_room(id),
             Err(error) => return self.halt(id.node, &error),
@@ -289,11 +297,13 @@ impl Cluster {
         self.begin_sync(id);
     }
 
-    fn note_durable(&mut self, node: NodeId, writes: &[LogWrite]) {
-        for write in writes {
-            let checked = self.checker.durable(node, write);
+    fn note_durable(&mut self, node: NodeId, changes: &[LogChange]) {
+        for change in changes {
+            let checked = self.checker.durable(node, change);
             checked.unwrap_or_else(|violation| panic!("{violation}"));
-            if write.truncate_from.is_some() {
+            if let LogChange::Write { write, .. } = change
+                && write.truncate_from.is_some()
+            {
                 self.tally.mark(Mark::SuffixTruncated);
             }
         }
@@ -308,13 +318,46 @@ impl Cluster {
         }
     }
 
-    pub(super) fn apply_next(&mut self, id: ProcessId) {
+    fn give_applier(&mut self, id: ProcessId, work: ApplierWork) {
         let Some(process) = self.process(id) else {
             return;
         };
-        let Some(batch) = process.batches.pop_front() else {
+        process.work.push_back(work);
+        if process.work.len() == 1 {
+            self.schedule_applier(id);
+        }
+    }
+
+    fn schedule_applier(&mut self, id: ProcessId) {
+        let Some(next) = self.process(id).and_then(|process| process.work.front()) else {
             return;
         };
+        let latency = match next {
+            ApplierWork::Apply(_) | ApplierWork::Cut(_) => {
+                |latencies: &ProcessOptions| latencies.apply
+            }
+            ApplierWork::Restore(_) => |latencies: &ProcessOptions| latencies.snapshot,
+        };
+        self.schedule_after(id, latency, Event::Apply(id));
+    }
+
+    /// The applier does what is first in its queue.
+    pub(super) fn apply_next(&mut self, id: ProcessId) {
+        let Some(work) = self
+            .process(id)
+            .and_then(|process| process.work.pop_front())
+        else {
+            return;
+        };
+        match work {
+            ApplierWork::Apply(batch) => self.apply(id, batch),
+            ApplierWork::Cut(step) => self.take_cut_step(id, step),
+            ApplierWork::Restore(position) => self.restore_machine(id, position),
+        }
+        self.schedule_applier(id);
+    }
+
+    fn apply(&mut self, id: ProcessId, batch: ApplyBatch) {
         let entries: Vec<_> = batch
             .items
             .iter()
@@ -335,11 +378,7 @@ impl Cluster {
             return;
         };
         let applied = apply_batch(process.machine.as_mut(), batch);
-        let has_more = !process.batches.is_empty();
         self.give(id, applied);
-        if has_more {
-            self.schedule_after(id, |latencies| latencies.apply, Event::Apply(id));
-        }
     }
 
     pub(super) fn finish_log_read(&mut self, id: ProcessId, request: LogReadRequest) {
@@ -349,16 +388,11 @@ impl Cluster {
         let read = process
             .reader
             .read(request.first, request.last, request.max_bytes);
-        let entries = match (read, &request.purpose) {
-            (Ok(entries), _) => entries,
-            // Truncated or not yet durable: the core orders it anew.
-            (
-                Err(ReadError::Compacted { .. } | ReadError::BeyondEnd { .. }),
-                LogReadPurpose::Append(_),
-            ) => Vec::new(),
-            (Err(error), LogReadPurpose::Append(_) | LogReadPurpose::Apply) => {
-                return self.halt(id.node, &error);
-            }
+        let entries = match read {
+            Ok(entries) => entries,
+            // Truncated, compacted or not yet durable: the driver orders it anew.
+            Err(ReadError::Compacted { .. } | ReadError::BeyondEnd { .. }) => Vec::new(),
+            Err(error) => return self.halt(id.node, &error),
         };
         self.tally.mark(match request.purpose {
             LogReadPurpose::Append(_) => Mark::FollowerServedFromDisk,
@@ -383,6 +417,8 @@ impl Cluster {
             id: id.node,
             role,
             term,
+            base_index: core.base_position().index,
+            applied_index: core.applied_index(),
             commit_index,
             last_index: core.last_position().index,
             term_at: &|index| core.term_at(index),
@@ -438,6 +474,18 @@ fn numbers_of(message: &Message) -> [(&'static str, u64); 3] {
             let index = read.read_index.map_or(0, |index| index.0);
             (("id", read.id), ("index", index))
         }
+        Message::InstallSnapshotRequest(offer) => {
+            let index = offer.snapshot.last_included.index.0;
+            (("sequence", offer.sequence), ("index", index))
+        }
+        Message::InstallSnapshotResponse(answer) => (("sequence", answer.sequence), NOTHING),
+        Message::FetchSnapshotRequest(part) => {
+            let index = part.last_included.index.0;
+            (("index", index), ("offset", part.offset))
+        }
+        Message::FetchSnapshotResponse(part) => {
+            (("offset", part.offset), ("bytes", part.data.len() as u64))
+        }
         Message::Hello(_)
         | Message::HelloResponse(_)
         | Message::GatherRequest(_)
@@ -446,10 +494,6 @@ fn numbers_of(message: &Message) -> [(&'static str, u64); 3] {
         | Message::AdoptResponse(_)
         | Message::GatherAbandoned(_)
         | Message::TimeoutNow(_)
-        | Message::InstallSnapshotRequest(_)
-        | Message::InstallSnapshotResponse(_)
-        | Message::FetchSnapshotRequest(_)
-        | Message::FetchSnapshotResponse(_)
         | Message::FetchEntriesRequest(_)
         | Message::FetchEntriesResponse(_) => (NOTHING, NOTHING),
     };

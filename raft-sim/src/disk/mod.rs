@@ -14,12 +14,11 @@ mod tests;
 
 use std::path::Path;
 
-use raft_log::{
-    DataDir, DirError, Log, LogError, LogIdentity, LogOptions, LogWrite, OpenError, Recovered,
-};
-use raft_proto::{
-    ClusterId, Entry, EntryKind, GroupId, HardState, Incarnation, LogIndex, NodeId, Term,
-};
+use raft_log::{DataDir, DirError, LogError, LogOptions, LogWrite, OpenError, SnapshotError};
+use raft_node::driver::SnapshotJob;
+use raft_node::startup::{self, Opened};
+use raft_node::{FatalError, SnapshotKeeper};
+use raft_proto::{ClusterId, Entry, EntryKind, HardState, Incarnation, LogIndex, NodeId, Term};
 use thiserror::Error;
 
 pub use self::faults::{Corruption, PagesAfterFailure};
@@ -40,8 +39,8 @@ const MAX_OPERATIONS_IN_FLIGHT: u64 = 12;
 pub(crate) enum DiskError {
     #[error("cannot open the data directory: {0}")]
     Directory(#[from] DirError),
-    #[error("cannot open the log: {0}")]
-    Open(Box<OpenError>),
+    #[error(transparent)]
+    Start(#[from] FatalError),
     #[error("cannot write the log: {0}")]
     Log(#[from] LogError),
 }
@@ -51,18 +50,59 @@ impl DiskError {
     pub(crate) fn is_damage(&self) -> bool {
         match self {
             Self::Directory(error) => is_damaged_record(error),
-            Self::Open(error) => match &**error {
-                OpenError::Damaged(_)
-                | OpenError::UnsupportedVersion { .. }
-                | OpenError::ForeignSegment { .. } => true,
-                OpenError::Directory(error) => is_damaged_record(error),
-                OpenError::Options(_)
-                | OpenError::ForeignDirectory { .. }
-                | OpenError::DiskFull { .. }
-                | OpenError::File(_) => false,
-            },
+            Self::Start(error) => is_damaged_start(error),
             Self::Log(_) => false,
         }
+    }
+}
+
+fn is_damaged_start(error: &FatalError) -> bool {
+    match error {
+        FatalError::OpenLog(error) => match &**error {
+            OpenError::Damaged(_)
+            | OpenError::UnsupportedVersion { .. }
+            | OpenError::ForeignSegment { .. } => true,
+            OpenError::Directory(error) => is_damaged_record(error),
+            OpenError::Options(_)
+            | OpenError::ForeignDirectory { .. }
+            | OpenError::DiskFull { .. }
+            | OpenError::File(_) => false,
+        },
+        FatalError::Snapshots(error) => is_damaged_snapshot(error),
+        FatalError::MissingSnapshot { .. } => true,
+        // What a checked snapshot cannot restore, a failing read may explain.
+        FatalError::Restore { .. }
+        | FatalError::LostLog { .. }
+        | FatalError::UnfinishedRestore(_)
+        | FatalError::Log(_)
+        | FatalError::ReadLog(_)
+        | FatalError::Directory(_)
+        | FatalError::Formation(_)
+        | FatalError::Transport(_)
+        | FatalError::Core(_)
+        | FatalError::Thread(_) => false,
+    }
+}
+
+fn is_damaged_snapshot(error: &SnapshotError) -> bool {
+    match error {
+        SnapshotError::Damaged(_)
+        | SnapshotError::UnsupportedVersion { .. }
+        | SnapshotError::Foreign { .. }
+        | SnapshotError::Missing(_) => true,
+        SnapshotError::Directory(error) => is_damaged_record(error),
+        SnapshotError::File(_)
+        | SnapshotError::AlreadyStored(_)
+        | SnapshotError::CoversNothing
+        | SnapshotError::Membership(_)
+        | SnapshotError::MembershipBytes(_)
+        | SnapshotError::TooLarge
+        | SnapshotError::BadDescription { .. }
+        | SnapshotError::ReceivedDamaged { .. }
+        | SnapshotError::NotAsDescribed { .. }
+        | SnapshotError::Incomplete { .. }
+        | SnapshotError::ReceiverInUse
+        | SnapshotError::Poisoned => false,
     }
 }
 
@@ -98,11 +138,18 @@ enum Stall {
     },
 }
 
+/// What of a process works with its disk.
+pub(crate) struct DiskWork {
+    pub(crate) writer: LogWriter,
+    pub(crate) keeper: SnapshotKeeper,
+    /// What is being done with snapshot files.
+    pub(crate) job: Option<SnapshotJob>,
+}
+
 /// An open data directory with its log.
 pub(crate) struct OpenDisk {
     pub(crate) directory: DataDir,
-    pub(crate) log: Log,
-    pub(crate) recovered: Recovered,
+    pub(crate) opened: Opened,
 }
 
 impl Disk {
@@ -139,8 +186,8 @@ impl Disk {
                 payload: membership.clone(),
             }],
         };
-        disk.log.stage(write.clone())?;
-        disk.log.sync()?;
+        disk.opened.log.stage(write.clone())?;
+        disk.opened.log.sync()?;
         Ok(write)
     }
 
@@ -162,42 +209,45 @@ impl Disk {
         options: LogOptions,
     ) -> Result<OpenDisk, DiskError> {
         let directory = DataDir::open(self.vfs.shared(), Path::new(DIRECTORY), self.node)?;
-        let identity = LogIdentity {
-            cluster,
-            node: self.node,
-            incarnation: directory.incarnation(),
-            group: GroupId(0),
-        };
-        let (log, recovered) = Log::open(&directory, identity, options)
-            .map_err(|error| DiskError::Open(Box::new(error)))?;
-        Ok(OpenDisk {
-            directory,
-            log,
-            recovered,
-        })
+        let opened = startup::open(&directory, cluster, options)?;
+        Ok(OpenDisk { directory, opened })
     }
 
-    /// The power fails while the writer does what it does. If that is a sync, it gets as far as
-    /// chance wants; then every sector and name that is not synced is old or new.
-    pub(crate) fn crash(&mut self, writer: LogWriter) {
-        self.die(writer);
+    /// The power fails while the process does what it does. If that is a sync, or work on a
+    /// snapshot file, it gets as far as chance wants; then every sector and name that is not synced
+    /// is old or new.
+    pub(crate) fn crash(&mut self, work: DiskWork) {
+        self.die(work);
         self.vfs.medium().lose_power();
     }
 
-    /// The process dies while the writer does what it does; what it wrote stays in the cache.
-    pub(crate) fn die(&mut self, mut writer: LogWriter) {
+    /// The process dies while it does what it does; what it wrote stays in the cache.
+    pub(crate) fn die(&mut self, work: DiskWork) {
+        let DiskWork {
+            mut writer,
+            mut keeper,
+            job,
+        } = work;
         let operations = self.random.below(MAX_OPERATIONS_IN_FLIGHT);
         self.stop_after(operations);
         // It fails wherever the machine stopped; the process is gone before it could tell.
-        let _ = writer.finish();
-        drop(writer);
+        if self.random.per_mille(500) {
+            let _ = writer.finish();
+            let _ = job.map(|job| keeper.carry_out(job));
+        } else {
+            let _ = job.map(|job| keeper.carry_out(job));
+            let _ = writer.finish();
+        }
+        // The dead do not clean up.
+        self.stop_after(0);
+        drop((writer, keeper));
         self.calm();
         self.release_sync();
     }
 
     /// The process ends by itself, without another write.
-    pub(crate) fn abandon(&mut self, writer: LogWriter) {
-        drop(writer);
+    pub(crate) fn abandon(&mut self, work: DiskWork) {
+        drop(work);
         self.calm();
         self.release_sync();
     }

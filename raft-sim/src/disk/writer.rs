@@ -5,13 +5,17 @@ use std::collections::VecDeque;
 
 use raft_core::PersistId;
 use raft_log::{Log, LogError, LogWrite};
+use raft_node::stage_persist;
+use raft_proto::LogPosition;
+
+use crate::checker::LogChange;
 
 /// What the log writer is doing.
 enum Busy {
     Idle,
     Syncing {
-        through: PersistId,
-        writes: Vec<LogWrite>,
+        through: Option<PersistId>,
+        changes: Vec<LogChange>,
     },
     Vouching,
 }
@@ -19,7 +23,7 @@ enum Busy {
 /// The writer of a node's log.
 pub(crate) struct LogWriter {
     pub(crate) log: Log,
-    waiting: VecDeque<(PersistId, LogWrite)>,
+    waiting: VecDeque<(Option<PersistId>, LogChange)>,
     busy: Busy,
     /// The last attempt found no room; what waits by the next one joins it.
     was_full: bool,
@@ -31,10 +35,10 @@ pub(crate) struct LogWriter {
 pub(crate) enum Finished {
     /// There was nothing to report: an idle log, or one that vouched.
     Nothing,
-    /// These writes are durable.
+    /// These changes are durable, among them all persists up to this one, if any.
     Synced {
-        through: PersistId,
-        writes: Vec<LogWrite>,
+        through: Option<PersistId>,
+        changes: Vec<LogChange>,
     },
     /// There is no room: nothing was torn, and it is to be tried again.
     DiskFull,
@@ -51,8 +55,13 @@ impl LogWriter {
         }
     }
 
-    pub(crate) fn push(&mut self, id: PersistId, write: LogWrite) {
-        self.waiting.push_back((id, write));
+    pub(crate) fn push(&mut self, id: PersistId, install: Option<LogPosition>, write: LogWrite) {
+        let change = LogChange::Write { install, write };
+        self.waiting.push_back((Some(id), change));
+    }
+
+    pub(crate) fn push_compaction(&mut self, through: LogPosition) {
+        self.waiting.push_back((None, LogChange::Compact(through)));
     }
 
     /// Begins to sync all that waits, unless it is busy. Returns whether it began.
@@ -60,21 +69,27 @@ impl LogWriter {
         if !matches!(self.busy, Busy::Idle) || self.waiting.is_empty() {
             return Ok(false);
         }
-        self.stage_waiting(Vec::new())?;
+        self.stage_waiting(None, Vec::new())?;
         Ok(true)
     }
 
-    /// Stages all that waits behind the writes that are staged already.
-    fn stage_waiting(&mut self, mut writes: Vec<LogWrite>) -> Result<(), LogError> {
-        let Some((last, _)) = self.waiting.back() else {
-            return Ok(());
-        };
-        let through = *last;
-        for (_, write) in self.waiting.drain(..) {
-            self.log.stage(write.clone())?;
-            writes.push(write);
+    /// Stages all that waits behind the changes that are staged already.
+    fn stage_waiting(
+        &mut self,
+        mut through: Option<PersistId>,
+        mut changes: Vec<LogChange>,
+    ) -> Result<(), LogError> {
+        for (id, change) in self.waiting.drain(..) {
+            match &change {
+                LogChange::Write { install, write } => {
+                    stage_persist(&mut self.log, *install, write.clone())?;
+                }
+                LogChange::Compact(position) => self.log.compact_prefix(*position)?,
+            }
+            through = id.or(through);
+            changes.push(change);
         }
-        self.busy = Busy::Syncing { through, writes };
+        self.busy = Busy::Syncing { through, changes };
         Ok(())
     }
 
@@ -104,10 +119,10 @@ impl LogWriter {
                 Ok(_) | Err(LogError::DiskFull { .. }) => Ok(Finished::Nothing),
                 Err(error) => Err(error),
             },
-            Busy::Syncing { through, writes } => match self.log.sync() {
-                Ok(_) => Ok(Finished::Synced { through, writes }),
+            Busy::Syncing { through, changes } => match self.log.sync() {
+                Ok(_) => Ok(Finished::Synced { through, changes }),
                 Err(error) => {
-                    self.busy = Busy::Syncing { through, writes };
+                    self.busy = Busy::Syncing { through, changes };
                     if let LogError::DiskFull { .. } = error {
                         self.was_full = true;
                         return Ok(Finished::DiskFull);
@@ -120,22 +135,20 @@ impl LogWriter {
 
     /// Adds what came in while the disk was full to what is to be tried again.
     fn stage_late_comers(&mut self) -> Result<(), LogError> {
-        if let Busy::Syncing { writes, .. } = &mut self.busy {
-            let staged = std::mem::take(writes);
-            if self.waiting.is_empty() {
-                *writes = staged;
-            } else {
-                self.stage_waiting(staged)?;
-            }
+        if let Busy::Syncing { through, changes } = &mut self.busy
+            && !self.waiting.is_empty()
+        {
+            let (through, staged) = (*through, std::mem::take(changes));
+            self.stage_waiting(through, staged)?;
         }
         Ok(())
     }
 
-    /// Writes under way: a crash may leave them durable or not.
-    pub(crate) fn in_flight(&self) -> Vec<LogWrite> {
+    /// Changes under way: a crash may leave them durable or not.
+    pub(crate) fn in_flight(&self) -> Vec<LogChange> {
         match &self.busy {
             Busy::Idle | Busy::Vouching => Vec::new(),
-            Busy::Syncing { writes, .. } => writes.clone(),
+            Busy::Syncing { changes, .. } => changes.clone(),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use raft_core::Role;
-use raft_node::{Applied, StateMachine};
+use raft_node::{Applied, Small, SmallState};
 use raft_proto::{LogIndex, NodeId, Term};
 use raft_sim::{Cluster, ClusterOptions, LinkOptions};
 
@@ -33,7 +33,7 @@ pub(crate) fn for_seeds(count: u64, scenario: impl Fn(u64)) {
 /// Replicated state that only counts; the world keeps the commands.
 struct Counter(u64);
 
-impl StateMachine for Counter {
+impl SmallState for Counter {
     fn apply(&mut self, _applied: Applied<'_>) -> Bytes {
         self.0 += 1;
         self.0.to_string().into()
@@ -41,6 +41,16 @@ impl StateMachine for Counter {
 
     fn query(&mut self, _query: &Bytes) -> Bytes {
         self.0.to_string().into()
+    }
+
+    fn save(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.0.to_le_bytes())
+    }
+
+    fn load(&mut self, saved: &[u8]) -> std::io::Result<()> {
+        let number = saved.try_into().map_err(std::io::Error::other)?;
+        self.0 = u64::from_le_bytes(number);
+        Ok(())
     }
 }
 
@@ -65,8 +75,11 @@ impl Lab {
     }
 
     pub(crate) fn with_links(nodes: u64, seed: u64, links: LinkOptions) -> Self {
-        let options = ClusterOptions::new(nodes).seed(seed).links(links);
-        let cluster = Cluster::new(options, |_| Box::new(Counter(0)));
+        Self::with_options(ClusterOptions::new(nodes).seed(seed).links(links))
+    }
+
+    pub(crate) fn with_options(options: ClusterOptions) -> Self {
+        let cluster = Cluster::new(options, |_| Small::boxed(Counter(0)));
         Self {
             nodes: cluster.node_ids(),
             cluster,

@@ -1,0 +1,130 @@
+//! Persists to the log and transmissions to peers, with the payloads that the core only names.
+
+use raft_core::{AppendOrder, Fill, IndexRange, MessageId, Persist, Time, Transmit, UnsentReason};
+use raft_log::LogWrite;
+use raft_proto::mutants::{Mutant, is_planted};
+use raft_proto::{Entry, LogIndex, Message, NodeId};
+
+use super::Driver;
+use super::io::{LogReadPurpose, LogReadRequest, Output};
+
+impl Driver {
+    /// Turns persists into log writes. `source` holds the entries of the message just handled.
+    pub(super) fn take_persists(&mut self, now: Time, source: Option<(MessageId, Vec<Entry>)>) {
+        while let Some(persist) = self.core.poll_persist() {
+            if let Some(position) = persist.install {
+                // The whole log goes, and with it what was to be applied from it.
+                self.buffer.truncate_from(LogIndex::FIRST, persist.epoch);
+                self.apply.await_restore(position);
+            }
+            if let Some(first) = persist.truncate_from {
+                self.buffer.truncate_from(first, persist.epoch);
+            }
+            if let Some(id) = persist.message {
+                let named = source.as_ref().filter(|(source, _)| *source == id);
+                // The core names a message only while that message is being handled.
+                let (_, entries) = named.expect("a persist names the message just handled");
+                let written = |entry: &&Entry| {
+                    persist
+                        .entries
+                        .is_some_and(|range| range.contains(entry.index))
+                };
+                for entry in entries.iter().filter(written) {
+                    self.buffer.insert(entry.clone());
+                }
+            }
+            for entry in &persist.generated {
+                self.buffer.insert(entry.clone());
+            }
+            let write = self.log_write(&persist);
+            let id = persist.id;
+            self.disk.started(now, id);
+            let install = persist.install;
+            self.outputs.push_back(Output::Write { id, install, write });
+        }
+    }
+
+    fn log_write(&self, persist: &Persist) -> LogWrite {
+        let indexes = persist.entries.into_iter().flat_map(IndexRange::indexes);
+        let entries = indexes.map(|index| {
+            let entry = self.buffer.get(index);
+            // Entries leave the buffer only once committed and durable here, so not before this.
+            entry.expect("an entry to write is in the buffer").clone()
+        });
+        LogWrite {
+            hard_state: Some(persist.hard_state),
+            truncate_from: persist.truncate_from,
+            entries: entries.collect(),
+        }
+    }
+
+    pub(super) fn take_transmits(&mut self, now: Time) {
+        while let Some(transmit) = self.core.poll_transmit() {
+            match transmit {
+                Transmit::Message { to, message } => self.send(to, message),
+                Transmit::Append(order) => match self.buffer.fill(&order) {
+                    Fill::Found(entries) => self.send_append(order, entries),
+                    Fill::Evicted if is_planted(Mutant::DiskReadGivesUp) => {}
+                    Fill::Evicted => self.outputs.push_back(Output::ReadLog(LogReadRequest {
+                        first: order.previous.index.next(),
+                        // What is not durable cannot be read, and has not left the buffer.
+                        last: order.last.min(self.core.durable_index()),
+                        max_bytes: u64::MAX,
+                        purpose: LogReadPurpose::Append(order),
+                    })),
+                    Fill::Stale => {
+                        self.core
+                            .handle_unsent(now, order.to, order.sequence, UnsentReason::Stale);
+                    }
+                },
+            }
+        }
+    }
+
+    pub(super) fn send(&mut self, to: NodeId, message: Message) {
+        let uncounted = self.core.is_uncounted();
+        self.outputs.push_back(Output::Send {
+            to,
+            uncounted,
+            message,
+        });
+    }
+
+    fn send_append(&mut self, order: AppendOrder, entries: Vec<Entry>) {
+        let to = order.to;
+        self.send(to, order.into_request(entries).into());
+    }
+
+    pub(super) fn handle_log_read(
+        &mut self,
+        now: Time,
+        request: LogReadRequest,
+        mut entries: Vec<Entry>,
+    ) {
+        let order = match request.purpose {
+            LogReadPurpose::Apply => return self.apply.supply(request.first, entries),
+            LogReadPurpose::Append(order) => order,
+        };
+        // The log may have changed while it was read.
+        let is_current = self.core.epoch() == order.epoch && self.core.term() == order.term;
+        while let Some(next) = entries.last().map(|last| last.index.next())
+            && next <= order.last
+            && let Some(entry) = self.buffer.get(next)
+        {
+            entries.push(entry.clone());
+        }
+        let is_complete = entries.last().is_some_and(|last| last.index == order.last)
+            && entries.len() as u64 == order.last.since(order.previous.index);
+        let is_as_ordered = |entry: &Entry| order.term_at(entry.index) == Some(entry.term);
+        if is_current && is_complete && entries.iter().all(is_as_ordered) {
+            return self.send_append(order, entries);
+        }
+        let reason = if is_current {
+            UnsentReason::Unreadable
+        } else {
+            UnsentReason::Stale
+        };
+        self.core
+            .handle_unsent(now, order.to, order.sequence, reason);
+    }
+}

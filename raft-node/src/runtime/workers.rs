@@ -1,0 +1,145 @@
+//! The node's other threads: what each is given, and that none is left behind.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Sender, unbounded};
+use raft_log::{Log, SnapshotStore};
+use raft_proto::NodeId;
+
+use super::applier::{self, Applier};
+use super::log_writer::{LogWriter, WriteJob};
+use super::{reader, snapshotter};
+use crate::config::ApplyOn;
+use crate::driver::{LogReadRequest, SnapshotJob};
+use crate::error::FatalError;
+use crate::inbox::{Inbox, Notice};
+use crate::machine::StateMachine;
+use crate::metrics::Recorder;
+use crate::snapshot_keeper::SnapshotKeeper;
+
+/// What the threads work with.
+pub(super) struct WorkerParts {
+    pub(super) log: Log,
+    pub(super) snapshots: SnapshotStore,
+    pub(super) machine: Box<dyn StateMachine>,
+    pub(super) apply_on: ApplyOn,
+    pub(super) recorder: Arc<Recorder>,
+}
+
+/// The ends of their channels: a thread ends once its own is gone.
+pub(super) struct Workers {
+    pub(super) writer: Sender<WriteJob>,
+    pub(super) reader: Sender<LogReadRequest>,
+    pub(super) snapshotter: Sender<SnapshotJob>,
+    pub(super) applier: Applier,
+}
+
+impl Workers {
+    pub(super) fn start(parts: WorkerParts, threads: &mut Threads) -> Result<Self, FatalError> {
+        let node = threads.node;
+        let inbox = || Arc::clone(&threads.inbox);
+
+        let (reader, requests) = unbounded();
+        let (log_reader, notices) = (parts.log.reader(), inbox());
+        let read = move || reader::run(&log_reader, &requests, &notices);
+
+        let (writer, jobs) = unbounded();
+        let log_writer = LogWriter {
+            log: parts.log,
+            jobs,
+            inbox: inbox(),
+            recorder: parts.recorder,
+        };
+
+        let (snapshotter, jobs) = unbounded();
+        let keeper = SnapshotKeeper::new(node, parts.snapshots.clone());
+        let notices = inbox();
+        let snapshot = move || snapshotter::run(keeper, &jobs, &notices);
+
+        let (snapshots, machine, notices) = (parts.snapshots, parts.machine, inbox());
+        threads.start("reader", Box::new(read))?;
+        threads.start("writer", Box::new(move || log_writer.run()))?;
+        threads.start("snapshotter", Box::new(snapshot))?;
+        let applier = match parts.apply_on {
+            ApplyOn::NodeThread => {
+                let (restorer, jobs) = unbounded();
+                let restore = move || applier::run_restorer(&snapshots, &jobs, &notices);
+                threads.start("restorer", Box::new(restore))?;
+                Applier::inline(machine, restorer)
+            }
+            ApplyOn::OwnThread => {
+                let (batches, jobs) = unbounded();
+                let apply = move || applier::run(machine, &snapshots, &jobs, &notices);
+                threads.start("applier", Box::new(apply))?;
+                Applier::Thread(batches)
+            }
+        };
+        Ok(Self {
+            writer,
+            reader,
+            snapshotter,
+            applier,
+        })
+    }
+}
+
+/// Threads to wait for at the end, each with its job for messages.
+pub(super) struct Threads {
+    node: NodeId,
+    inbox: Arc<Inbox>,
+    started: Vec<(&'static str, JoinHandle<()>)>,
+}
+
+impl Threads {
+    pub(super) fn new(node: NodeId, inbox: &Arc<Inbox>) -> Self {
+        Self {
+            node,
+            inbox: Arc::clone(inbox),
+            started: Vec::new(),
+        }
+    }
+
+    fn start(
+        &mut self,
+        job: &'static str,
+        work: Box<dyn FnOnce() + Send>,
+    ) -> Result<(), FatalError> {
+        let builder = thread::Builder::new().name(format!("raft-{}-{job}", self.node));
+        let inbox = Arc::clone(&self.inbox);
+        let watched = move || {
+            let _notice = PanicNotice { inbox, job };
+            work();
+        };
+        let started = builder.spawn(watched);
+        let started = started.map_err(|_| FatalError::Thread(job))?;
+        self.started.push((job, started));
+        Ok(())
+    }
+
+    /// Waits until all have ended; tells the job of one that panicked.
+    pub(super) fn join(self) -> Result<(), &'static str> {
+        let mut outcome = Ok(());
+        for (job, thread) in self.started {
+            if thread.join().is_err() {
+                outcome = outcome.and(Err(job));
+            }
+        }
+        outcome
+    }
+}
+
+/// Tells the main thread if a worker panics, which would otherwise show only once it is needed.
+struct PanicNotice {
+    inbox: Arc<Inbox>,
+    job: &'static str,
+}
+
+impl Drop for PanicNotice {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let error = FatalError::Thread(self.job);
+            self.inbox.push_notice(Notice::Failed(error));
+        }
+    }
+}

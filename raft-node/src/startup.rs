@@ -1,0 +1,186 @@
+//! From a data directory to what a node starts with: log and newest snapshot brought together.
+//!
+//! The log's mark may lie before the newest snapshot (compaction keeps entries for followers a
+//! little behind), never after it. If the log does not have the snapshot's last entry, a crash fell
+//! between the moment a received snapshot got its name and the moment it was installed in the log.
+//! It is installed now, and that is safe whatever the leader knows of it:
+//!
+//! * a snapshot covers committed entries only, so each entry of this log up to its end that it
+//!   contradicts, and everything behind such an entry, was never committed (§5.3, §5.4);
+//! * if the log ends before the snapshot does, everything in it is covered;
+//! * so no acknowledgement that counted for a commit is taken back, and term and vote stay. Should
+//!   the term have been raised for the snapshot and not been durable, it is raised now, without
+//!   a vote: in such a term this node has said nothing that needed the term to be durable.
+
+use std::io;
+use std::sync::Arc;
+
+use raft_core::Recovered;
+use raft_log::{DataDir, Log, LogError, LogIdentity, LogOptions, LogWrite, SnapshotStore};
+use raft_proto::{ClusterId, GroupId, HardState, LogPosition, SnapshotDescription, Term};
+
+use crate::error::FatalError;
+use crate::machine::StateMachine;
+
+/// An opened data directory.
+pub struct Opened {
+    /// The log.
+    pub log: Log,
+    /// What the core starts from.
+    pub recovered: Recovered,
+    /// The snapshots.
+    pub snapshots: SnapshotStore,
+    /// The newest of them, which the state machine is to be restored from.
+    pub newest: Option<SnapshotDescription>,
+    /// What the log said of itself before the newest snapshot was taken into account.
+    pub found: raft_log::Recovered,
+}
+
+/// Opens the log and the snapshots of a data directory, and installs the newest snapshot in the log
+/// if a crash prevented that. Every byte of that snapshot is checked, so it takes time.
+///
+/// # Errors
+/// [`FatalError::OpenLog`], [`FatalError::Snapshots`], [`FatalError::MissingSnapshot`],
+/// [`FatalError::Log`].
+pub fn open(
+    directory: &DataDir,
+    cluster: ClusterId,
+    options: LogOptions,
+) -> Result<Opened, FatalError> {
+    let identity = LogIdentity {
+        cluster,
+        node: directory.node(),
+        incarnation: directory.incarnation(),
+        group: GroupId(0),
+    };
+    let opened = Log::open(directory, identity, options);
+    let (mut log, found) = opened.map_err(|error| FatalError::OpenLog(Arc::new(error)))?;
+    let snapshots = SnapshotStore::open(directory, identity).map_err(snapshot_error)?;
+    let newest = snapshots.newest().map_err(snapshot_error)?;
+    let last_included = newest.as_ref().map(|newest| newest.last_included);
+    check_mark(found.snapshot, last_included)?;
+    let mut recovered = Recovered {
+        hard_state: found.hard_state,
+        snapshot: last_included,
+        first_index: found.first_index,
+        last: found.last,
+        term_runs: found.term_runs.clone(),
+        entry_sizes: found.entry_sizes.clone(),
+        memberships: found.memberships.clone(),
+        missing: Vec::new(),
+        counted: true,
+        boot: directory.boot(),
+    };
+    if let Some(newest) = &newest {
+        if !has(&found, newest.last_included) {
+            install(&mut log, &mut recovered, newest.last_included)
+                .map_err(|error| FatalError::Log(Arc::new(error)))?;
+        }
+        add_membership(&mut recovered, newest);
+    }
+    Ok(Opened {
+        log,
+        recovered,
+        snapshots,
+        newest,
+        found,
+    })
+}
+
+/// Makes the state machine's state that of a stored snapshot.
+///
+/// # Errors
+/// [`FatalError::Snapshots`] or [`FatalError::Restore`]; the state is unspecified then.
+pub fn restore(
+    machine: &mut dyn StateMachine,
+    snapshots: &SnapshotStore,
+    last_included: LogPosition,
+) -> Result<(), FatalError> {
+    let mut payload = snapshots.payload(last_included).map_err(snapshot_error)?;
+    let restored = machine.restore(&mut payload);
+    // A machine may not read up to the end; the file's end is what its last checksum is about.
+    let restored = restored.and_then(|()| io::copy(&mut payload, &mut io::sink()));
+    let position = last_included;
+    restored.map(drop).map_err(|error| FatalError::Restore {
+        position,
+        error: Arc::new(error),
+    })
+}
+
+fn snapshot_error(error: raft_log::SnapshotError) -> FatalError {
+    FatalError::Snapshots(Arc::new(error))
+}
+
+/// What is before the log's mark is in a snapshot, or nowhere.
+fn check_mark(mark: Option<LogPosition>, newest: Option<LogPosition>) -> Result<(), FatalError> {
+    let Some(mark) = mark else {
+        return Ok(());
+    };
+    let is_covered = newest.is_some_and(|newest| {
+        newest.index > mark.index || newest.index == mark.index && newest.term == mark.term
+    });
+    if is_covered {
+        Ok(())
+    } else {
+        Err(FatalError::MissingSnapshot { mark, newest })
+    }
+}
+
+/// Whether the log, or the mark it starts at, has this entry.
+fn has(found: &raft_log::Recovered, position: LogPosition) -> bool {
+    if position.index > found.last.index {
+        return false;
+    }
+    if found.snapshot == Some(position) {
+        return true;
+    }
+    let after = found
+        .term_runs
+        .partition_point(|run| run.first <= position.index);
+    let run = after.checked_sub(1).and_then(|at| found.term_runs.get(at));
+    run.is_some_and(|run| run.term == position.term)
+}
+
+fn install(
+    log: &mut Log,
+    recovered: &mut Recovered,
+    position: LogPosition,
+) -> Result<(), LogError> {
+    tracing::info!(index = position.index.0, "a received snapshot is installed");
+    let known = recovered.hard_state;
+    recovered.hard_state = if known.term < position.term {
+        HardState {
+            term: position.term,
+            vote: None,
+        }
+    } else {
+        known
+    };
+    log.compact_prefix(position)?;
+    log.stage(LogWrite {
+        hard_state: Some(recovered.hard_state),
+        truncate_from: Some(position.index.next()),
+        entries: Vec::new(),
+    })?;
+    log.sync()?;
+    assert_eq!(
+        log.last(),
+        position,
+        "the log starts anew after the snapshot"
+    );
+    assert!(recovered.hard_state.term > Term::ZERO);
+    recovered.first_index = position.index.next();
+    recovered.last = position;
+    recovered.term_runs.clear();
+    recovered.entry_sizes.clear();
+    recovered.memberships.clear();
+    Ok(())
+}
+
+/// The snapshot's membership is in force at its end; those behind it are in the log.
+fn add_membership(recovered: &mut Recovered, newest: &SnapshotDescription) {
+    let end = newest.last_included.index;
+    recovered.memberships.retain(|(index, _)| *index > end);
+    let first = (end, newest.membership.clone());
+    recovered.memberships.insert(0, first);
+}
