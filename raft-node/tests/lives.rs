@@ -51,7 +51,7 @@ impl Node {
         };
         let core = RaftCore::new(config, recovered, Time::ZERO).unwrap();
         Self {
-            driver: Driver::new(core, DriverLimits::default(), LogIndex::ZERO),
+            driver: Driver::new(core, DriverLimits::default(), None),
             now: Time::ZERO,
             sent: Vec::new(),
             writing: None,
