@@ -272,8 +272,16 @@ async fn every_line_of_a_log_is_json_with_its_node() {
             if text("target").starts_with("raft_") {
                 assert_eq!(line["node"], id as u64, "{line}");
             }
-            if message == "role changed" || message == "leader changed" {
+            let of_consensus = [
+                "role changed",
+                "leader changed",
+                "the log is open; the node takes part",
+            ];
+            if of_consensus.contains(&message.as_str()) {
                 assert!(line["term"].is_u64(), "{line}");
+            }
+            if message == of_consensus[2] {
+                assert!(line["index"].is_u64(), "{line}");
             }
             messages.insert(message);
         }
@@ -284,6 +292,7 @@ async fn every_line_of_a_log_is_json_with_its_node() {
         "leader changed",
         "peer connected",
         "stopped",
+        "the log is open; the node takes part",
     ] {
         assert!(
             messages.contains(expected),

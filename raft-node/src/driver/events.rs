@@ -1,8 +1,10 @@
 //! The core's events, turned into answers for those who wait and into log lines.
 
-use raft_core::{Event, IndexRange, ProposalOutcome, ReadId, Time, TransferOutcome};
+use raft_core::{
+    Event, IndexRange, MembershipStage, ProposalOutcome, ReadId, Time, TransferOutcome,
+};
 use raft_proto::mutants::{Mutant, is_planted};
-use raft_proto::{LogPosition, NodeId, Term};
+use raft_proto::{LogIndex, LogPosition, NodeId, Term};
 
 use super::Driver;
 use super::peers::peers_of;
@@ -20,7 +22,8 @@ impl Driver {
                 Event::ReadReady { id, index } => self.reads.confirmed(id.0, index),
                 Event::ReadFailed { id, reason: _ } => self.fail_read(id),
                 Event::TransferEnded { to, outcome } => self.end_transfer(to, outcome),
-                Event::MembershipChanged { .. } => {
+                Event::MembershipChanged { index, stage } => {
+                    self.tell_membership(index, stage);
                     self.outputs.push_back(peers_of(&self.core));
                 }
                 Event::RoleChanged { role, term } => {
@@ -55,6 +58,20 @@ impl Driver {
             }
         }
         self.changes.settle(&self.core);
+    }
+
+    fn tell_membership(&self, index: LogIndex, stage: MembershipStage) {
+        let membership = self.core.membership();
+        let voters: Vec<_> = membership.voters.iter().map(|id| id.0).collect();
+        tracing::info!(
+            node = self.core.id().0,
+            term = self.core.term().0,
+            index = index.0,
+            ?stage,
+            ?voters,
+            is_joint = membership.is_joint(),
+            "membership changed"
+        );
     }
 
     fn decide(&mut self, range: IndexRange, term: Term, outcome: ProposalOutcome) {

@@ -195,7 +195,8 @@ impl Driver {
             self.core.handle_timeout(now);
         }
         if self.disk.take_stall(now) {
-            tracing::error!(node = self.core.id().0, "the disk makes no progress");
+            let (node, term) = (self.core.id().0, self.core.term().0);
+            tracing::error!(node, term, "the disk makes no progress");
             self.measure.disk_stalled();
             self.core.handle_disk_stalled(now);
         }

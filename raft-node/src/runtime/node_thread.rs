@@ -74,6 +74,14 @@ impl NodeThread {
     /// Runs until somebody asks it to stop, or something fails for good. Whatever waits then is
     /// answered with what is known.
     pub(super) async fn run(mut self) -> Result<(), FatalError> {
+        let core = self.driver.core();
+        tracing::info!(
+            node = core.id().0,
+            term = core.term().0,
+            index = core.last_position().index.0,
+            applied = core.applied_index().0,
+            "the log is open; the node takes part"
+        );
         let outcome = self.serve().await;
         self.inbox.close();
         // A worker says what failed before its channel closes, so that is in the inbox by now.
