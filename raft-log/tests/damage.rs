@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use raft_log::inspect::{Detail, survey};
 use raft_log::vfs::{AlignedBuffer, MemVfs, Vfs};
 use raft_log::{
     Damage, DamageKind, DataDir, DirError, Log, LogError, LogIdentity, LogOptions, LogWrite,
@@ -69,12 +70,14 @@ fn write(vfs: &MemVfs, offset: u64, bytes: &[u8]) {
 
 #[test]
 fn rot_in_a_vouched_batch_is_suspect_with_its_identity() {
-    // In a record, in the head, in the tail: the other parts still say what was there.
-    for inside in [300, 8, 2 * BLOCK - 100] {
+    // In a record; in a record and the head; in a record and the tail: what is left says what was
+    // there.
+    for also in [300, 8, 2 * BLOCK - 100] {
         let vfs = three_batches();
-        write(&vfs, BATCH[1] + inside, &[0xab; 4]);
+        write(&vfs, BATCH[1] + 300, &[0xab; 4]);
+        write(&vfs, BATCH[1] + also, &[0xab; 4]);
         let found = damage(&vfs);
-        assert_eq!((found.segment, found.offset), (1, BATCH[1]), "at {inside}");
+        assert_eq!((found.segment, found.offset), (1, BATCH[1]), "at {also}");
         assert_eq!((found.first, found.last), (LogIndex(2), Some(LogIndex(3))));
         let DamageKind::Suspect(identity) = found.kind else {
             panic!("not suspect: {}", found.kind);
@@ -82,6 +85,57 @@ fn rot_in_a_vouched_batch_is_suspect_with_its_identity() {
         assert_eq!(identity.term_runs.len(), 1);
         assert_eq!(identity.hard_state.unwrap().vote, Some(NodeId(2)));
     }
+}
+
+/// The bytes of the head of a batch of [`three_batches`]: fixed and variable part, both copies.
+const IDENTITY: u64 = 168 + 24 + 24;
+
+#[test]
+fn one_copy_of_an_identity_is_enough() {
+    let whole = {
+        let vfs = three_batches();
+        let (_dir, log, recovered) = open(&vfs).unwrap();
+        assert_eq!(recovered.lost_copies, 0);
+        Model::of_log(&log, &recovered)
+    };
+    // Every byte of either copy, in a vouched batch and in the last one, which nothing vouches for.
+    for batch in [BATCH[1], BATCH[2]] {
+        for inside in (0..IDENTITY).chain(2 * BLOCK - IDENTITY..2 * BLOCK) {
+            let vfs = three_batches();
+            let bytes = vfs.read_file(&segment_path(1)).unwrap();
+            let at = batch + inside;
+            write(&vfs, at, &[bytes[at as usize] ^ 1 << (inside % 8)]);
+            let report = survey(&vfs, Path::new(DIRECTORY), Detail::Batches).unwrap();
+            assert!(!report.is_sound(), "byte {inside}: the rot is shown");
+            let (dir, log, recovered) = open(&vfs).unwrap();
+            assert_eq!(recovered.lost_copies, 1, "byte {inside}");
+            assert_eq!(recovered.dropped_torn, None);
+            assert_eq!(Model::of_log(&log, &recovered), whole, "byte {inside}");
+            drop((dir, log));
+            // The copy that this open made is whole.
+            let (_dir, log, recovered) = open(&vfs.crash(&mut |_| false)).unwrap();
+            assert_eq!(
+                Model::of_log(&log, &recovered),
+                whole,
+                "byte {inside}, again"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_copy_lost_to_zeros_counts_only_where_no_crash_can_have_lost_it() {
+    // The tail's sector reads as zeros. In the middle it was synced once: rot.
+    let vfs = three_batches();
+    write(&vfs, BATCH[1] + 2 * BLOCK - 512, &[0; 512]);
+    let (_dir, log, recovered) = open(&vfs).unwrap();
+    assert_eq!((recovered.lost_copies, log.last().index), (1, LogIndex(4)));
+    // At the end it was never acknowledged: torn.
+    let vfs = three_batches();
+    write(&vfs, BATCH[2] + 2 * BLOCK - 512, &[0; 512]);
+    let (_dir, log, recovered) = open(&vfs).unwrap();
+    assert_eq!((recovered.lost_copies, log.last().index), (0, LogIndex(3)));
+    assert!(recovered.dropped_torn.is_some());
 }
 
 #[test]

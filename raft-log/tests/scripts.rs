@@ -86,12 +86,16 @@ impl Runner {
                 entries.unwrap_or_default()
             )
         });
+        let lost = match recovered.lost_copies {
+            0 => String::new(),
+            lost => format!("; {lost} with one copy of its identity lost"),
+        };
         self.pair.synced = found.clone();
         self.pair.wanted = found;
         self.pair.dir = Some(dir);
         self.pair.log = Some(log);
         Ok(format!(
-            "entries {} to {}, term {}, snapshot {}, copied {}{torn}",
+            "entries {} to {}, term {}, snapshot {}, copied {}{torn}{lost}",
             recovered.first_index,
             recovered.last,
             recovered.hard_state.term.0,

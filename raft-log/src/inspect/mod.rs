@@ -26,7 +26,7 @@ use crate::format::checksum::Checksum;
 use crate::format::preamble::{Preamble, PreambleError};
 use crate::format::record::{self, RECORD_ALIGN};
 use crate::format::seal::{self, SealState};
-use crate::recovery::scan::{Extent, Finish, ScannedBatch, Scanner};
+use crate::recovery::scan::{Copies, Extent, Finish, ScannedBatch, Scanner};
 use crate::segment::{path_of, sequence_of};
 use crate::vfs::{Access, BLOCK_BYTES, Vfs, Writers};
 
@@ -178,6 +178,11 @@ pub enum Finding {
         last: Option<LogIndex>,
         /// What is known about it.
         kind: DamageKind,
+    },
+    /// One of the two identities of a batch is damaged; the other one serves.
+    LostCopy {
+        /// Where the batch starts, in bytes.
+        offset: u64,
     },
     /// The file has not the size that its preamble states, in bytes.
     WrongSize {
@@ -365,6 +370,10 @@ impl SegmentReport {
         while let Some((start, last)) = next.take() {
             let scan = scanner.scan(start, last);
             for batch in &scan.batches {
+                if batch.copies == Copies::One {
+                    let offset = batch.identity.fixed.start;
+                    self.findings.push(Finding::LostCopy { offset });
+                }
                 self.batches
                     .push(report_batch(batch, checksum, bytes, detail));
             }

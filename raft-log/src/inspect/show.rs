@@ -116,6 +116,10 @@ impl fmt::Display for Finding {
                 let last = last.map_or_else(|| "?".to_owned(), |last| last.to_string());
                 write!(f, "DAMAGED at {offset}, entries {first} to {last}: {kind}")
             }
+            Self::LostCopy { offset } => write!(
+                f,
+                "ROT: the batch at {offset} has lost one copy of its identity, the other one serves"
+            ),
             Self::WrongSize { expected } => {
                 write!(f, "WRONG SIZE: it was made with {expected} bytes")
             }

@@ -8,7 +8,7 @@ use raft_proto::{HardState, LogIndex, LogPosition, Membership, TermRun};
 use self::chain::{Chain, LoadedSegment};
 use self::replay::{Contradiction, Replay};
 use self::rewrite::{NewHead, Plan};
-use self::scan::Finish;
+use self::scan::{Copies, Finish};
 use crate::dir::{DataDir, TEMPORARY_SUFFIX};
 use crate::error::{Damage, DamageKind, FileError, OpenError, UnknownEnd};
 use crate::log::{Health, LiveSegment, Log};
@@ -47,6 +47,9 @@ pub struct Recovered {
     pub memberships: Vec<(LogIndex, Membership)>,
     /// The batch that was being written at a crash, if there was one.
     pub dropped_torn: Option<TornTail>,
+    /// Batches of which one of the two identities is damaged on the disk, and the other one served:
+    /// the disk rots, and one more flip there may lose them.
+    pub lost_copies: u64,
     /// Entries that were copied into a new segment because nothing vouched for them, or to save
     /// space.
     pub copied_entries: u64,
@@ -92,7 +95,7 @@ pub(crate) fn open(
     }
     let replay = replay(&chain).map_err(OpenError::Damaged)?;
     let dropped_torn = chain.segments.last().and_then(torn_tail);
-    let recovered = report(&replay, dropped_torn);
+    let recovered = report(&replay, dropped_torn, lost_copies(&chain, identity.node.0));
     remove_temporaries(vfs.as_ref(), &directory)?;
     let mut files = ZeroedFiles::new(Arc::clone(vfs), &directory);
     let plan = Plan::new(&chain, &replay, identity, &options);
@@ -180,6 +183,25 @@ fn contradiction(segment: &LoadedSegment, offset: u64, replay: &Replay) -> Box<D
     })
 }
 
+/// Counts the batches that were read by one copy of their identity, and names them in the log.
+fn lost_copies(chain: &Chain, node: u64) -> u64 {
+    let mut lost = 0;
+    for segment in &chain.segments {
+        let batches = segment.scan.batches.iter();
+        for batch in batches.filter(|batch| batch.copies == Copies::One) {
+            let offset = batch.identity.fixed.start;
+            tracing::warn!(
+                node,
+                path = %segment.file.path.display(),
+                offset,
+                "a batch has lost one copy of its identity; check the disk"
+            );
+            lost += 1;
+        }
+    }
+    lost
+}
+
 fn torn_tail(head: &LoadedSegment) -> Option<TornTail> {
     match &head.scan.finish {
         Finish::Clean | Finish::Damaged(_) => None,
@@ -191,7 +213,7 @@ fn torn_tail(head: &LoadedSegment) -> Option<TornTail> {
     }
 }
 
-fn report(replay: &Replay, dropped_torn: Option<TornTail>) -> Recovered {
+fn report(replay: &Replay, dropped_torn: Option<TornTail>, lost_copies: u64) -> Recovered {
     let state = &replay.state;
     let live = state.last.index.since(state.mark.index);
     assert_eq!(
@@ -215,6 +237,7 @@ fn report(replay: &Replay, dropped_torn: Option<TornTail>) -> Recovered {
         entry_sizes: replay.sizes().to_vec(),
         memberships,
         dropped_torn,
+        lost_copies,
         copied_entries: 0,
     }
 }

@@ -21,6 +21,15 @@ pub(crate) struct ScannedBatch {
     pub(crate) offsets: Vec<u32>,
     /// Payload bytes of its records.
     pub(crate) sizes: Vec<u32>,
+    pub(crate) copies: Copies,
+}
+
+/// How many copies of a batch's identity are as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Copies {
+    Both,
+    /// The other is damaged on the disk.
+    One,
 }
 
 /// The batches of a segment.
@@ -149,8 +158,12 @@ impl<'a> Scanner<'a> {
         if let Some(batch) = head.and_then(|fixed| self.whole_batch(&fixed)) {
             return Examined::Whole(batch);
         }
-        let (evidence, known) = self.gather(at, head);
+        let (evidence, mut known) = self.gather(at, head);
         let finish = match judge(&evidence) {
+            Verdict::Whole => match known.readable.take() {
+                Some(batch) => return Examined::Whole(batch),
+                None => unreachable!("a batch is whole only if it could be read"),
+            },
             Verdict::Clean => Finish::Clean,
             Verdict::Torn => Finish::Torn(known.own),
             Verdict::Suspect => Finish::Damaged(self.suspect(at, last, &known)),
@@ -161,7 +174,6 @@ impl<'a> Scanner<'a> {
                 next: None,
                 kind: DamageKind::UnknownEnd(reason),
             }),
-            Verdict::Whole => unreachable!("a whole batch was returned before it was judged"),
         };
         Examined::Ended(finish)
     }
@@ -176,6 +188,24 @@ impl<'a> Scanner<'a> {
         if fixed.identity(self.bytes, End::Tail, self.checksum)? != identity {
             return None;
         }
+        self.with_records(identity, Copies::Both)
+    }
+
+    /// Everything of the batch that these fixed parts name, if one copy of its identity and all
+    /// records are as written.
+    fn readable_batch(&self, head: Option<Fixed>, tail: Option<Fixed>) -> Option<ScannedBatch> {
+        let fixed = head.or(tail)?;
+        if tail.is_some_and(|tail| tail != fixed) {
+            return None;
+        }
+        let of = |end| fixed.identity(self.bytes, end, self.checksum);
+        let identity = of(End::Head).or_else(|| of(End::Tail))?;
+        self.with_records(identity, Copies::One)
+    }
+
+    /// The batch of this identity, if all its records are as written.
+    fn with_records(&self, identity: Identity, copies: Copies) -> Option<ScannedBatch> {
+        let fixed = &identity.fixed;
         let count = fixed.entry_count as usize;
         if fixed.last.index.since(fixed.keep.index) != count as u64 {
             return None;
@@ -198,6 +228,7 @@ impl<'a> Scanner<'a> {
             identity,
             offsets,
             sizes,
+            copies,
         })
     }
 
@@ -211,6 +242,7 @@ impl<'a> Scanner<'a> {
             None => self.find_tail(at),
         };
         let own = head.or(tail);
+        let readable = self.readable_batch(head, tail);
         let later = self.later_identities(at);
         let named = later
             .next
@@ -238,7 +270,10 @@ impl<'a> Scanner<'a> {
             } else {
                 LastBlock::Missing
             },
-            content: Content::Damaged,
+            content: match readable {
+                Some(_) => Content::OneCopy,
+                None => Content::Damaged,
+            },
             zero_sectors: if surplus {
                 ZeroSectors::Surplus
             } else {
@@ -257,7 +292,12 @@ impl<'a> Scanner<'a> {
             },
         };
         let next = later.next.filter(|_| named);
-        (evidence, Known { own, next })
+        let known = Known {
+            own,
+            next,
+            readable,
+        };
+        (evidence, known)
     }
 
     /// The tail of the batch that starts at `at`, wherever it ends.
@@ -356,4 +396,6 @@ struct Known {
     own: Option<Fixed>,
     /// The batch that names it.
     next: Option<Identity>,
+    /// The batch, if one copy of its identity is enough to read it.
+    readable: Option<ScannedBatch>,
 }
