@@ -229,6 +229,8 @@ fn flags_that_contradict_each_other_are_usage_errors() {
         &["member", "add", "4=h:1", "--promote=maybe"],
         &["member", "promote", "x"],
         &["cert", "add", "--dir=d"],
+        &["snapshot", "save"],
+        &["snapshot", "restore", "f", "--data-dir=d", "--id=1"],
     ] {
         let mut command: Command = support::program();
         let output = run(command.args(arguments));

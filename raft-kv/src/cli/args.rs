@@ -12,7 +12,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(super) use self::certs::{CertAddArgs, CertArgs, CertCommand, CertInitArgs};
 pub(super) use self::cluster::{
-    MemberAddArgs, MemberArgs, MemberCommand, MemberRemoveArgs, PromoteWhen,
+    MemberAddArgs, MemberArgs, MemberCommand, MemberRemoveArgs, PromoteWhen, RestoreArgs,
+    SnapshotArgs, SnapshotCommand,
 };
 pub(super) use self::data::{
     AppendArgs, CasArgs, CompactArgs, DelArgs, GetArgs, OrderArg, PutArgs, RangeArgs, SortArg,
@@ -112,6 +113,8 @@ pub(super) enum Command {
     Transfer(TransferArgs),
     /// See and change who belongs to the cluster.
     Member(MemberArgs),
+    /// Save, check and restore snapshots.
+    Snapshot(SnapshotArgs),
     /// Look into a data directory's log, without changing it.
     Log(LogArgs),
     /// Put the cluster under load and measure.

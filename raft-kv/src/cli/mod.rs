@@ -15,6 +15,7 @@ mod member;
 mod output;
 mod pairs;
 mod serve;
+mod snapshot;
 mod status;
 mod txn;
 
@@ -63,6 +64,7 @@ fn run(parsed: Parsed) -> Result<(), CliError> {
         Command::Status => block_on(status::status(&common)),
         Command::Transfer(args) => block_on(status::transfer(&common, &args)),
         Command::Member(args) => block_on(member::run(&common, &args)),
+        Command::Snapshot(args) => snapshot::run(&common, &args),
         Command::Bench(args) => block_on(bench::run(&common, &args)),
     }
 }

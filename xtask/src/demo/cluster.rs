@@ -14,9 +14,18 @@ const STOP_PATIENCE: Duration = Duration::from_secs(20);
 /// How much of a server's log is shown when it fails.
 const SHOWN_LOG_LINES: usize = 20;
 
-/// Servers 1 to n; those that run are killed when dropped.
+/// Servers; those that run are killed when dropped.
 pub(crate) struct Cluster {
     nodes: Vec<Node>,
+}
+
+/// How a server gets into its cluster.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    /// As one of these first members, each `ID=HOST:PORT`.
+    Among(&'a [String]),
+    /// As one that joins.
+    Joins,
 }
 
 struct Node {
@@ -52,28 +61,56 @@ impl Cluster {
             .zip(ports)
             .map(|(id, port)| format!("{id}=127.0.0.1:{port}"))
             .collect();
-        let mut nodes = Vec::with_capacity(ports.len());
+        let mut cluster = Self { nodes: Vec::new() };
         for (id, port) in (1u64..).zip(ports) {
-            let mut command = tool.bare();
-            command.args(["server", "--id", &id.to_string()]);
-            command.args(["--listen", &format!("127.0.0.1:{port}")]);
-            for peer in &peers {
-                command.args(["--peer", peer]);
-            }
-            command.arg("--data-dir").arg(data_directory(directory, id));
-            command.arg("--tls-dir").arg(tool.tls_directory());
-            let log = directory.join(format!("n{id}.log"));
-            let mut node = Node {
-                id,
-                endpoint: format!("127.0.0.1:{port}"),
-                command,
-                log,
-                process: None,
-            };
-            node.start()?;
-            nodes.push(node);
+            cluster.start_node(tool, directory, (id, *port), Way::Among(&peers))?;
         }
-        Ok(Self { nodes })
+        Ok(cluster)
+    }
+
+    /// Starts one more server, which has been added to the members and has a certificate.
+    pub(crate) fn join(
+        &mut self,
+        tool: &Tool,
+        directory: &Path,
+        id: u64,
+        port: u16,
+    ) -> Result<(), String> {
+        self.start_node(tool, directory, (id, port), Way::Joins)
+    }
+
+    fn start_node(
+        &mut self,
+        tool: &Tool,
+        directory: &Path,
+        (id, port): (u64, u16),
+        way: Way<'_>,
+    ) -> Result<(), String> {
+        let endpoint = format!("127.0.0.1:{port}");
+        let mut command = tool.bare();
+        command.args(["server", "--id", &id.to_string(), "--listen", &endpoint]);
+        match way {
+            Way::Among(peers) => {
+                for peer in peers {
+                    command.args(["--peer", peer]);
+                }
+            }
+            Way::Joins => {
+                command.arg("--join");
+            }
+        }
+        command.arg("--data-dir").arg(data_directory(directory, id));
+        command.arg("--tls-dir").arg(tool.tls_directory());
+        let mut node = Node {
+            id,
+            endpoint,
+            command,
+            log: directory.join(format!("n{id}.log")),
+            process: None,
+        };
+        node.start()?;
+        self.nodes.push(node);
+        Ok(())
     }
 
     /// The endpoints of the nodes that run.
@@ -115,6 +152,21 @@ impl Cluster {
             Some(mut process) => process.kill(),
             None => Err(format!("n{id} is dead already")),
         }
+    }
+
+    /// Ends a node that is no member any more by SIGTERM.
+    pub(crate) fn retire(&mut self, id: u64) -> Result<(), String> {
+        let node = self.node(id)?;
+        match node.process.take() {
+            Some(mut process) => process.stop(STOP_PATIENCE),
+            None => Ok(()),
+        }
+    }
+
+    /// The nodes that run.
+    pub(crate) fn running(&self) -> Vec<u64> {
+        let running = self.nodes.iter().filter(|node| node.process.is_some());
+        running.map(|node| node.id).collect()
     }
 
     /// Starts a dead node with the command it was started with first.

@@ -18,6 +18,7 @@ const STATUS_TIMEOUT: &str = "2s";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The command line tool with the cluster it talks to.
+#[derive(Clone)]
 pub(crate) struct Tool {
     binary: PathBuf,
     tls_directory: PathBuf,
@@ -58,6 +59,11 @@ impl Tool {
             tls_directory: tls_directory.to_path_buf(),
             endpoints: endpoints.join(","),
         }
+    }
+
+    /// The same tool, talking to other nodes.
+    pub(crate) fn at(&self, ports: &[u16]) -> Self {
+        Self::new(&self.binary, &self.tls_directory, ports)
     }
 
     /// The tool without arguments, and without settings of the user's environment.
@@ -106,6 +112,81 @@ impl Tool {
             command.args(["--node", &format!("{id}=127.0.0.1")]);
         }
         succeed("raft-kv cert init", &mut command, Vec::new()).map(drop)
+    }
+
+    /// Makes the certificate of one more node.
+    pub(crate) fn add_certificate(&self, id: u64) -> Result<(), String> {
+        let mut command = self.bare();
+        command.args(["cert", "add", "--node", &format!("{id}=127.0.0.1"), "--dir"]);
+        command.arg(&self.tls_directory);
+        succeed("raft-kv cert add", &mut command, Vec::new()).map(drop)
+    }
+
+    pub(crate) fn add_member(&self, id: u64, port: u16) -> Result<(), String> {
+        let node = format!("{id}=127.0.0.1:{port}");
+        let mut command = self.client(&["member", "add", &node]);
+        succeed("raft-kv member add", &mut command, Vec::new()).map(drop)
+    }
+
+    pub(crate) fn remove_member(&self, id: u64) -> Result<(), String> {
+        let mut command = self.client(&["member", "remove", &id.to_string()]);
+        succeed("raft-kv member remove", &mut command, Vec::new()).map(drop)
+    }
+
+    /// Every member's id and role.
+    pub(crate) fn members(&self) -> Result<Vec<(u64, String)>, String> {
+        let name = "raft-kv member list";
+        let mut command = self.client(&["member", "list", "-w", "json"]);
+        let printed = parse(name, &succeed(name, &mut command, Vec::new())?)?;
+        let member = |one: &Value| Some((one["id"].as_u64()?, one["role"].as_str()?.to_string()));
+        let members = printed["members"].as_array();
+        let members = members.and_then(|all| all.iter().map(member).collect());
+        members.ok_or(format!("{name} printed {printed}"))
+    }
+
+    /// Saves a snapshot into a file; returns its bytes.
+    pub(crate) fn save_snapshot(&self, file: &Path) -> Result<u64, String> {
+        let name = "raft-kv snapshot save";
+        let mut command = self.client(&["snapshot", "save", "-w", "json"]);
+        let printed = parse(name, &succeed(name, command.arg(file), Vec::new())?)?;
+        let bytes = printed["total_bytes"].as_u64();
+        bytes.ok_or(format!("{name} printed {printed}"))
+    }
+
+    /// Checks a snapshot; returns its number of keys and the hash of its state.
+    pub(crate) fn verify_snapshot(&self, file: &Path) -> Result<(u64, String), String> {
+        let name = "raft-kv snapshot verify";
+        let mut command = self.bare();
+        command.args(["snapshot", "verify", "-w", "json"]).arg(file);
+        let printed = parse(name, &succeed(name, &mut command, Vec::new())?)?;
+        let found = printed["keys"].as_u64().zip(printed["hash"].as_str());
+        let found = found.map(|(keys, hash)| (keys, hash.to_string()));
+        found.ok_or(format!("{name} printed {printed}"))
+    }
+
+    /// Makes the data directory of the only node of a new cluster from a snapshot.
+    pub(crate) fn restore_snapshot(
+        &self,
+        file: &Path,
+        data_directory: &Path,
+        port: u16,
+    ) -> Result<(), String> {
+        let mut command = self.bare();
+        command.args(["snapshot", "restore", "--new-cluster", "--id", "1"]);
+        command.args(["--peer", &format!("1=127.0.0.1:{port}")]);
+        command.arg("--data-dir").arg(data_directory).arg(file);
+        succeed("raft-kv snapshot restore", &mut command, Vec::new()).map(drop)
+    }
+
+    /// Every key with its value and revisions, as it is printed.
+    pub(crate) fn everything(&self) -> Result<Vec<Value>, String> {
+        let name = "raft-kv get --prefix";
+        let mut command = self.client(&["get", "", "--prefix", "-w", "json"]);
+        let mut printed = parse(name, &succeed(name, &mut command, Vec::new())?)?;
+        match printed["kvs"].take() {
+            Value::Array(pairs) => Ok(pairs),
+            other => Err(format!("{name} printed no list but {other}")),
+        }
     }
 
     pub(crate) fn put(&self, key: &str, value: &[u8]) -> Result<(), String> {

@@ -1,4 +1,6 @@
-//! Flags of `member`.
+//! Flags of `member` and `snapshot`.
+
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -52,4 +54,51 @@ pub(in crate::cli) struct MemberRemoveArgs {
     /// Also if the voters that are left and can be reached are no majority.
     #[arg(long, env = "RAFT_KV_FORCE")]
     pub(in crate::cli) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct SnapshotArgs {
+    #[command(subcommand)]
+    pub(in crate::cli) command: SnapshotCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum SnapshotCommand {
+    /// Have the first endpoint that answers make a snapshot, and store it in a file.
+    Save {
+        /// Where it goes; FILE.part holds it until it is complete and has been checked.
+        file: PathBuf,
+    },
+    /// Check every byte of a snapshot and print what it holds.
+    Verify {
+        /// The snapshot.
+        file: PathBuf,
+    },
+    /// Make the data directory of a node of a new cluster from a snapshot.
+    Restore(RestoreArgs),
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RestoreArgs {
+    /// The snapshot.
+    pub(in crate::cli) file: PathBuf,
+    /// Where the node will keep its data; must not exist, or be empty.
+    #[arg(long, env = "RAFT_KV_DATA_DIR", value_name = "DIR")]
+    pub(in crate::cli) data_dir: PathBuf,
+    /// The node's id, from 1 on.
+    #[arg(long, env = "RAFT_KV_ID")]
+    pub(in crate::cli) id: u64,
+    /// A voter of the new cluster, this node included; once for each, the same on all of them.
+    #[arg(
+        long = "peer",
+        env = "RAFT_KV_PEERS",
+        value_name = "ID=HOST:PORT",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub(in crate::cli) peers: Vec<PeerAddress>,
+    /// Confirms that this makes another cluster: what was written after the snapshot is not in it,
+    /// and the nodes of the old one must not run on.
+    #[arg(long, env = "RAFT_KV_NEW_CLUSTER")]
+    pub(in crate::cli) new_cluster: bool,
 }
