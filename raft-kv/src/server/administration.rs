@@ -5,7 +5,10 @@ use raft_proto::NodeId;
 
 use super::responder::Responder;
 use super::status::node_status;
-use crate::protocol::{self, MemberChange, ServerRefusal, TransferRequest};
+use crate::protocol::{
+    self, MAX_SNAPSHOT_PART_BYTES, MemberChange, ReadSnapshotRequest, ServerRefusal,
+    TransferRequest,
+};
 
 /// What an operator asks for.
 pub(super) enum Work {
@@ -13,6 +16,8 @@ pub(super) enum Work {
     Transfer(NodeId),
     Members,
     ChangeMembers(MemberChange),
+    TakeSnapshot,
+    ReadSnapshot(ReadSnapshotRequest),
 }
 
 impl Work {
@@ -30,6 +35,15 @@ impl Work {
         Ok(Self::ChangeMembers(protocol::from_body(body)?))
     }
 
+    pub(super) fn take_snapshot(body: &[u8]) -> Result<Self, ServerRefusal> {
+        nothing(body)?;
+        Ok(Self::TakeSnapshot)
+    }
+
+    pub(super) fn read_snapshot(body: &[u8]) -> Result<Self, ServerRefusal> {
+        Ok(Self::ReadSnapshot(protocol::from_body(body)?))
+    }
+
     /// Does it, and answers.
     pub(super) async fn carry_out(self, id: NodeId, raft: Raft, responder: Responder) {
         match self {
@@ -37,6 +51,12 @@ impl Work {
             Self::Transfer(to) => responder.transferred(raft.transfer_leadership(to).await),
             Self::Members => responder.members(&raft).await,
             Self::ChangeMembers(change) => responder.change_members(&raft, change).await,
+            Self::TakeSnapshot => responder.snapshot(raft.take_snapshot().await),
+            Self::ReadSnapshot(part) => {
+                let max_bytes = part.max_bytes.min(MAX_SNAPSHOT_PART_BYTES);
+                let read = raft.read_snapshot(part.last_included, part.offset, max_bytes);
+                responder.snapshot_part(part.offset, read.await);
+            }
         }
     }
 }

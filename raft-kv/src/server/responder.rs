@@ -6,12 +6,16 @@ use bytes::Bytes;
 use raft_core::MembershipChange;
 use raft_net::{ClientConnection, SendError};
 use raft_node::{
-    ChangeError, ChangeSafety, LeaderHint, NodeState, ProposeError, Raft, ReadError, TransferError,
+    ChangeError, ChangeSafety, LeaderHint, NodeState, ProposeError, Raft, ReadError, SnapshotError,
+    TransferError,
 };
-use raft_proto::Member;
+use raft_proto::{Member, SnapshotDescription};
 
 use super::status::member_list;
-use crate::protocol::{self, MemberChange, Redirect, RemovalSafety, ResponseKind, ServerRefusal};
+use crate::protocol::{
+    self, MemberChange, Redirect, RemovalSafety, ResponseKind, ServerRefusal, SnapshotOffer,
+    SnapshotPart,
+};
 
 /// What an unanswered request means when its responder is dropped.
 #[derive(Clone, Copy)]
@@ -161,6 +165,50 @@ impl Responder {
         match raft.change_membership(vec![change], safety).await {
             Ok(_) => self.members(raft).await,
             Err(error) => self.not_changed(error),
+        }
+    }
+
+    /// Tells of a snapshot that was taken.
+    pub(super) fn snapshot(mut self, taken: Result<SnapshotDescription, SnapshotError>) {
+        match taken {
+            Ok(snapshot) => {
+                let offer = SnapshotOffer {
+                    last_included: snapshot.last_included,
+                    total_bytes: snapshot.total_bytes,
+                    checksum: snapshot.checksum,
+                };
+                self.unanswered = Unanswered::Answered;
+                self.send(ResponseKind::Snapshot, &protocol::to_body(&offer), &[]);
+            }
+            Err(error) => self.no_snapshot(error),
+        }
+    }
+
+    /// Sends a part of a snapshot that begins at `offset`.
+    pub(super) fn snapshot_part(
+        mut self,
+        offset: u64,
+        read: Result<Option<(Bytes, u64)>, SnapshotError>,
+    ) {
+        match read {
+            Ok(Some((data, total_bytes))) => {
+                let head = SnapshotPart::head(offset, total_bytes);
+                self.unanswered = Unanswered::Answered;
+                self.send(ResponseKind::SnapshotPart, &head, &[data]);
+            }
+            Ok(None) => self.refuse(&ServerRefusal::SnapshotGone),
+            Err(error) => self.no_snapshot(error),
+        }
+    }
+
+    fn no_snapshot(self, error: SnapshotError) {
+        match error {
+            SnapshotError::NotRunning | SnapshotError::ShutDown => self.stopped(),
+            SnapshotError::NothingApplied | SnapshotError::Failed(_) => {
+                self.refuse(&ServerRefusal::NoSnapshot {
+                    reason: error.to_string(),
+                });
+            }
         }
     }
 

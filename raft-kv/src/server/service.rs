@@ -97,8 +97,11 @@ impl Service {
             RequestKind::ChangeMembers => {
                 return self.administer(raft, Work::change_members(&body), responder);
             }
-            RequestKind::TakeSnapshot | RequestKind::ReadSnapshot => {
-                return Err((responder, ServerRefusal::UnknownKind { kind: kind as u8 }));
+            RequestKind::TakeSnapshot => {
+                return self.administer(raft, Work::take_snapshot(&body), responder);
+            }
+            RequestKind::ReadSnapshot => {
+                return self.administer(raft, Work::read_snapshot(&body), responder);
             }
         }
         Ok(())
