@@ -6,10 +6,12 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use raft_kv::client::{Client, Consistency, Write};
 use raft_kv::operation::{KeyRange, RangeQuery, Revision};
 use raft_kv::reply::KeyValue;
+use rustix::process::Signal;
 use serde_json::Value;
 use support::{Cluster, program, refused, run, succeed};
 
@@ -260,4 +262,43 @@ async fn a_snapshot_is_saved_while_clients_write() {
     let output = load.wait_with_output().unwrap();
     assert_eq!(json(&output.stdout)["errors"], 0, "{output:?}");
     cluster.converged(&[1, 2, 3]).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_is_gone_on_with() {
+    let mut cluster = Cluster::start(1).await;
+    let client = cluster.client();
+    for number in 0..12u8 {
+        client
+            .put(format!("k{number}"), vec![number; 4 << 20])
+            .await
+            .unwrap();
+    }
+    let file = cluster.dir.path().join("snapshot");
+    let part = cluster.dir.path().join("snapshot.part");
+    let mut command = cluster.command(&["snapshot", "save", "--timeout=20s", "-w=json"]);
+    let mut save = command
+        .arg(&file)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = rustix::process::Pid::from_child(&save);
+    let deadline = Instant::now() + support::PATIENCE;
+    while fs::metadata(&part).map_or(0, |part| part.len()) == 0 {
+        assert!(Instant::now() < deadline, "nothing comes");
+        assert!(save.try_wait().unwrap().is_none(), "it has ended");
+    }
+    rustix::process::kill_process(pid, Signal::STOP).unwrap();
+    let before = fs::metadata(&part).unwrap().len();
+    cluster.kill(1);
+    cluster.start_server(1);
+    rustix::process::kill_process(pid, Signal::CONT).unwrap();
+    let output = save.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let total = json(&output.stdout)["total_bytes"].as_u64().unwrap();
+    assert!(
+        0 < before && before < total,
+        "{before} of {total} bytes came before the break"
+    );
+    assert_eq!(verify(&file)["keys"], 12);
 }
