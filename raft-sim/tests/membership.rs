@@ -62,7 +62,7 @@ async fn play(client: SimClient, nodes: Vec<NodeId>, confirmed: Rc<RefCell<Vec<B
 /// One random thing happens to a node that may fail.
 fn trouble(cluster: &mut Cluster) {
     let nodes: Vec<NodeId> = cluster.node_ids();
-    let dice = cluster.random().below(9);
+    let dice = cluster.random().below(10);
     let [node, other] = [(); 2].map(|()| *cluster.random().pick(&nodes));
     match dice {
         0 => cluster.crash(node),
@@ -80,8 +80,17 @@ fn trouble(cluster: &mut Cluster) {
             }
         }
         5 => cluster.heal(),
+        6 => divide(cluster),
         _ => restart_dead(cluster),
     }
+}
+
+/// Two parts that do not hear each other.
+fn divide(cluster: &mut Cluster) {
+    let nodes = cluster.node_ids();
+    let (left, right): (Vec<_>, Vec<_>) =
+        (nodes.iter()).partition(|_| cluster.random().per_mille(500));
+    cluster.partition(&[&left, &right]);
 }
 
 fn restart_dead(cluster: &mut Cluster) {
@@ -102,7 +111,7 @@ fn committed_membership(cluster: &Cluster) -> Option<Membership> {
 /// meanwhile asks the leader for it again and again.
 fn change_until(
     cluster: &mut Cluster,
-    change: &MembershipChange,
+    changes: &[MembershipChange],
     is_done: impl Fn(&Membership) -> bool,
 ) {
     let mut deadline = None;
@@ -122,13 +131,20 @@ fn change_until(
                 now.plus_ms(PEACE_MS)
             });
             cluster.run_for_ms(100);
-            assert!(now < deadline, "{change:?} is not done: {:?}", pending);
+            assert!(now < deadline, "{changes:?} is not done: {:?}", pending);
         }
         let is_answered = (pending.as_ref())
             .is_none_or(|pending: &raft_sim::PendingChange| pending.outcome().is_some());
         if let Some(leader) = cluster.leader().filter(|_| is_answered) {
-            let changes = vec![change.clone()];
-            pending = Some(cluster.change_membership(leader, changes, ChangeSafety::KeepQuorum));
+            let changes = changes.to_vec();
+            let asked = cluster.change_membership(leader, changes, ChangeSafety::KeepQuorum);
+            pending = Some(asked);
+            if cluster.now() < Time::from_ms(TROUBLE_MS) && cluster.random().per_mille(400) {
+                // The worst moment: some have the new configuration, some have not.
+                let pause_ms = cluster.random().below(3);
+                cluster.run_for_ms(pause_ms);
+                divide(cluster);
+            }
         } else if cluster.random().per_mille(100) {
             // The node that was asked may be dead.
             pending = None;
@@ -142,17 +158,31 @@ fn make_peace(cluster: &mut Cluster) {
     restart_dead(cluster);
 }
 
-/// Replaces `old` by `new`, which waits with an empty disk.
+/// Replaces `old` by `new`, which waits with an empty disk: in two changes of one voter each, or in
+/// one, whose two majorities need not meet.
 fn replace(cluster: &mut Cluster, old: NodeId, new: NodeId) {
     cluster.join(new);
+    let at_once = cluster.random().per_mille(500);
     let add = MembershipChange::AddLearner {
         id: new,
         member: cluster.open_member(new),
-        promotion: Promotion::Auto,
+        promotion: if at_once {
+            Promotion::Manual
+        } else {
+            Promotion::Auto
+        },
     };
-    change_until(cluster, &add, |membership| membership.voters.contains(&new));
     let remove = MembershipChange::Remove(old);
-    change_until(cluster, &remove, |membership| !membership.contains(old));
+    if at_once {
+        change_until(cluster, &[add], |membership| membership.contains(new));
+        let exchange = [MembershipChange::Promote(new), remove];
+        change_until(cluster, &exchange, |membership| !membership.contains(old));
+    } else {
+        change_until(cluster, &[add], |membership| {
+            membership.voters.contains(&new)
+        });
+        change_until(cluster, &[remove], |membership| !membership.contains(old));
+    }
 }
 
 fn run(seed: u64) {

@@ -18,7 +18,7 @@
 //! long as that leader is connected and none sends it anything: if the word is late or the leader
 //! dies, nothing is lost.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use raft_core::{MembershipChange, RaftCore, Time};
 use raft_proto::membership::MAX_MEMBERS;
@@ -29,6 +29,9 @@ use super::io::Output;
 
 /// How many peers' lives are remembered after they are gone.
 const MAX_REMEMBERED: usize = 4 * MAX_MEMBERS;
+/// How often a leader repeats to a node that it is no member, in milliseconds: the node may not
+/// answer, and the word may be lost.
+const TELL_AGAIN_MS: u64 = 5_000;
 
 /// What is known of peers beside the core's view.
 #[derive(Default)]
@@ -40,8 +43,8 @@ pub(super) struct Peers {
     /// Members whose incarnation is open, by the membership in force, and whether the life that is
     /// connected was heard of since.
     open: BTreeMap<NodeId, Heard>,
-    /// Connected nodes that were told, in this leadership, that they are no members.
-    told: BTreeSet<NodeId>,
+    /// Connected nodes that were told, in this leadership, that they are no members, and when.
+    told: BTreeMap<NodeId, Time>,
 }
 
 /// Whether there was a sign of life.
@@ -133,7 +136,7 @@ impl Driver {
             return;
         }
         self.bind_members(now);
-        self.tell_strangers();
+        self.tell_strangers(now);
     }
 
     fn bind_members(&mut self, now: Time) {
@@ -163,7 +166,7 @@ impl Driver {
         }
     }
 
-    fn tell_strangers(&mut self) {
+    fn tell_strangers(&mut self, now: Time) {
         let membership = self.core.membership();
         let commit_index = self.core.commit_index();
         // Before its first commit in its term a leader may know an old membership only.
@@ -173,13 +176,14 @@ impl Driver {
         if !is_certain {
             return;
         }
-        self.peers.told.retain(|id| !membership.contains(*id));
+        let told = &mut self.peers.told;
+        told.retain(|id, at| !membership.contains(*id) && now < at.plus_ms(TELL_AGAIN_MS));
         let strangers: Vec<NodeId> = (self.peers.connected.keys())
-            .filter(|id| !membership.contains(**id) && !self.peers.told.contains(id))
+            .filter(|id| !membership.contains(**id) && !self.peers.told.contains_key(id))
             .copied()
             .collect();
         for to in strangers {
-            self.peers.told.insert(to);
+            self.peers.told.insert(to, now);
             let refusal = Some(Refusal::NotAMember);
             self.send(to, HelloResponse { refusal }.into());
         }

@@ -37,6 +37,13 @@ impl Connections {
             .and_then(|connection| connection.told);
         told.is_some_and(|(process, ..)| process.life > peer.life)
     }
+
+    /// Whether a node still takes one of the first `lives` processes of a peer for connected.
+    pub(super) fn has_met_one_of(&self, observer: NodeId, peer: NodeId, lives: u64) -> bool {
+        let connection = self.0.get(&(observer, peer));
+        let told = connection.and_then(|connection| connection.told);
+        told.is_some_and(|(process, ..)| process.life <= lives)
+    }
 }
 
 impl Cluster {

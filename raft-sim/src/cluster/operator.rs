@@ -215,12 +215,15 @@ impl Cluster {
     }
 
     /// Whether what one process sent to another does not arrive because they are not connected any
-    /// more: one of them does not admit the other, or the sender's disk was cleared since.
+    /// more, or not yet: one of them does not admit the other, the sender's disk was cleared since,
+    /// or the receiver has not noticed that it was cleared before.
     pub(super) fn is_refused(&self, from: ProcessId, to: ProcessId) -> bool {
         let wiped_after = self
             .nodes
             .get(&from.node)
             .map_or(0, |node| node.wiped_after);
-        from.life <= wiped_after || !self.admit_each_other(from.node, to.node)
+        let is_old = from.life <= wiped_after
+            || (self.connections).has_met_one_of(to.node, from.node, wiped_after);
+        is_old || !self.admit_each_other(from.node, to.node)
     }
 }
