@@ -54,6 +54,8 @@ marks! {
     CommittedEarlierTerms => "committed-earlier-terms",
     /// An election was not decided in its term.
     ElectionUndecided => "election-undecided",
+    /// A leader was elected while two configurations counted.
+    JointAcrossElection => "joint-across-election",
     /// Most nodes were down at once.
     QuorumDown => "quorum-down",
     /// A node started from a snapshot.

@@ -1,5 +1,6 @@
 //! The faults of a plan: what each does, for how long, and what reports call it.
 
+use raft_node::{ChangeSafety, MembershipChange};
 use raft_proto::NodeId;
 
 use crate::cluster::{Cluster, CrashKind};
@@ -54,6 +55,8 @@ pub enum Fault {
     Clog(Target, Target, u64),
     /// An operator asks for another leader.
     Transfer(Target),
+    /// An operator makes a voter a learner, or a learner a voter.
+    ChangeVoters(Target),
     /// No sync ends for so many milliseconds.
     StallDisk(Target, u64),
     /// Writes and syncs take up to so many microseconds, for so many milliseconds.
@@ -91,6 +94,8 @@ pub enum FaultKind {
     Clog,
     /// [`Fault::Transfer`].
     Transfer,
+    /// [`Fault::ChangeVoters`].
+    ChangeVoters,
     /// [`Fault::StallDisk`].
     StallDisk,
     /// [`Fault::SlowDisk`].
@@ -113,7 +118,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Crash,
         Self::CrashAll,
         Self::CrashAtEffect,
@@ -130,6 +135,7 @@ impl FaultKind {
         Self::Corrupt,
         Self::ClockRate,
         Self::ClockStep,
+        Self::ChangeVoters,
     ];
 
     /// Draws the particulars.
@@ -150,6 +156,7 @@ impl FaultKind {
             }
             Self::Clog => Fault::Clog(target, Target::draw(random), random.between(50, 2_000)),
             Self::Transfer => Fault::Transfer(target),
+            Self::ChangeVoters => Fault::ChangeVoters(target),
             Self::StallDisk => Fault::StallDisk(target, *random.pick(&[300, 2_000, 6_000])),
             Self::SlowDisk => {
                 let us = *random.pick(&[5_000, 50_000, 500_000]);
@@ -192,6 +199,7 @@ impl Fault {
             Self::Partition(shape, ..) => shape.name(),
             Self::Clog(..) => "clog",
             Self::Transfer(_) => "transfer",
+            Self::ChangeVoters(_) => "membership-change",
             Self::StallDisk(..) => "disk-stall",
             Self::SlowDisk(..) => "disk-slow",
             Self::FullDisk(..) => "disk-full",
@@ -237,6 +245,7 @@ impl Fault {
                 cluster.clog(from, to, ms);
             }
             Self::Transfer(to) => transfer(cluster, to),
+            Self::ChangeVoters(target) => change_voters(cluster, target),
             Self::StallDisk(..)
             | Self::SlowDisk(..)
             | Self::FullDisk(..)
@@ -306,6 +315,7 @@ impl Fault {
             | Self::Partition(..)
             | Self::Clog(..)
             | Self::Transfer(_)
+            | Self::ChangeVoters(_)
             | Self::ClockRate(..)
             | Self::ClockStep(..) => {}
         }
@@ -323,6 +333,23 @@ fn transfer(cluster: &mut Cluster, to: Target) {
         // Whatever comes of it.
         let _ = cluster.transfer_leadership(leader, to);
     }
+}
+
+/// A voter becomes a learner, and a learner a voter again; whatever comes of it.
+fn change_voters(cluster: &mut Cluster, target: Target) {
+    let node = target.find(cluster);
+    let Some(leader) = cluster.leader() else {
+        return;
+    };
+    let is_voter = cluster
+        .membership(leader)
+        .is_some_and(|(membership, _)| membership.voters.contains(&node));
+    let change = if is_voter {
+        MembershipChange::Demote(node)
+    } else {
+        MembershipChange::Promote(node)
+    };
+    cluster.change_membership(leader, vec![change], ChangeSafety::KeepQuorum);
 }
 
 /// Ends what lasts, unless everything is frozen by then.

@@ -65,7 +65,11 @@ pub(super) fn demand(
     let quorum = nodes.len() as u64 / 2 + 1;
     let mut core = sound;
     random.shuffle(&mut core);
-    core.truncate(random.between(quorum, core.len() as u64) as usize);
+    let size = random.between(quorum, core.len() as u64) as usize;
+    match plan.ending {
+        Ending::Core | Ending::LastingPartition => core.truncate(size),
+        Ending::Everybody => {}
+    }
     let core: BTreeSet<_> = core.into_iter().collect();
     if let Some(leader) = cluster.leader()
         && !core.contains(&leader)

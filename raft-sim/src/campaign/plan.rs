@@ -35,6 +35,8 @@ const KINDS_MIN: usize = 3;
 pub enum Ending {
     /// A random core of at least a quorum is healed, everything else stays as it is.
     Core,
+    /// Everybody is healed: who the voters are depends on what was committed.
+    Everybody,
     /// A partition stays for good; whoever has two-way links to a quorum must go on.
     LastingPartition,
 }
@@ -112,10 +114,16 @@ impl Plan {
         if random_sizes.per_mille(700) {
             world.snapshots = Some(SnapshotSizes::draw(&mut random_sizes));
         }
+        let faults = draw_faults(seed, &mut random);
+        let ending = if changes_voters(&faults) {
+            Ending::Everybody
+        } else {
+            ending
+        };
         Self {
             seed,
             world,
-            faults: draw_faults(seed, &mut random),
+            faults,
             clients: random.between(4, 8),
             operations_max: u64::MAX,
             trouble_ms: TROUBLE_MS,
@@ -249,9 +257,14 @@ fn draw_links(random: &mut Random) -> LinkOptions {
 fn draw_faults(seed: u64, random: &mut Random) -> Vec<(u64, Fault)> {
     let mut kinds = FaultKind::ALL.to_vec();
     random.shuffle(&mut kinds);
-    let count = random.between(KINDS_MIN as u64, 7) as usize;
+    let count = random.between(KINDS_MIN as u64 + 1, 7) as usize;
     let mut faults = Vec::new();
-    for kind in &kinds[..count] {
+    let mut chosen = kinds[..count].to_vec();
+    if chosen.contains(&FaultKind::ChangeVoters) {
+        // Damage takes nodes away for good, and a quorum of fewer voters may need them.
+        chosen.retain(|kind| *kind != FaultKind::Corrupt);
+    }
+    for kind in &chosen {
         let number = FaultKind::ALL.iter().position(|other| other == kind);
         let number = number.unwrap_or_default() as u64;
         let mut random = Random::stream(seed, Stream::Nemesis(number));
@@ -268,6 +281,11 @@ fn draw_faults(seed: u64, random: &mut Random) -> Vec<(u64, Fault)> {
     faults.retain(|(at, _)| *at < TROUBLE_MS);
     faults.sort_by_key(|(at, _)| *at);
     faults
+}
+
+fn changes_voters(faults: &[(u64, Fault)]) -> bool {
+    let is_change = |(_, fault): &(u64, Fault)| matches!(fault, Fault::ChangeVoters(_));
+    faults.iter().any(is_change)
 }
 
 #[cfg(test)]

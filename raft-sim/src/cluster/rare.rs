@@ -25,6 +25,12 @@ impl Cluster {
         if was != Role::Leader && is == Role::Leader && self.leads_another(id) {
             self.tally.mark(Mark::TwoLeadersOfTwoTerms);
         }
+        let is_joint = self
+            .core(id.node)
+            .is_some_and(|core| core.membership().is_joint());
+        if was != Role::Leader && is == Role::Leader && is_joint {
+            self.tally.mark(Mark::JointAcrossElection);
+        }
         let first = self
             .core(id.node)
             .and_then(|core| core.term_at(old_commit.next()));
