@@ -19,7 +19,7 @@ use crate::trace::{Record, TraceDepth};
 /// How often the run looks for processes to start, in milliseconds.
 const LOOK_MS: u64 = 10;
 /// How long clients may take to end after the trouble, in milliseconds.
-const CLIENTS_END_MS: u64 = 5_000;
+const CLIENTS_END_MS: u64 = 10_000;
 
 /// Makes the workload of a run.
 pub type WorkloadFactory = dyn Fn(&Plan) -> Box<dyn Workload>;
