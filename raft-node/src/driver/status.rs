@@ -22,6 +22,8 @@ pub struct Status {
     pub commit_index: LogIndex,
     /// Everything up to here is in its state machine.
     pub applied_index: LogIndex,
+    /// The first entry in its log; one after `last_index` if there is none.
+    pub first_index: LogIndex,
     /// The end of its log.
     pub last_index: LogIndex,
     /// The last entry covered by its newest snapshot; 0 if it has none.
@@ -80,6 +82,7 @@ impl Status {
             leader: core.leader(),
             commit_index: core.commit_index(),
             applied_index: core.applied_index(),
+            first_index: core.base_position().index.next(),
             last_index: core.last_position().index,
             snapshot_index: snapshots
                 .newest
