@@ -56,7 +56,7 @@ fn check(file: &Path) -> Result<(SnapshotSummary, StoreStatus), String> {
 
 fn text(file: &Path, summary: &SnapshotSummary, state: &StoreStatus) -> String {
     format!(
-        "{}: sound, {} bytes in {} chunks, checksum {:08x}\n\
+        "{}: sound, {} bytes, {} chunks, checksum {:08x}\n\
          cluster  {}\n\
          covers   everything up to entry {} of term {}\n\
          members  {}\n\
