@@ -1,4 +1,4 @@
-//! MIT 6.824's key/value tests without snapshots, by name and with the lab's bounds: the real
+//! MIT 6.824's key/value tests, by name and with the lab's bounds: the real
 //! store and sessions on the real driver, core and log, in virtual time. Every history is checked
 //! for linearizability, and appends for counting exactly once.
 //!
@@ -10,6 +10,8 @@ mod clerk;
 mod generic;
 #[path = "lab_6824_kv/history.rs"]
 mod history;
+#[path = "lab_6824_kv/snapshots.rs"]
+mod snapshots;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -9,6 +9,7 @@ use raft_sim::{Cluster, ClusterOptions, LinkOptions};
 
 use super::clerk::{Clerk, Reach};
 use super::history::History;
+use super::snapshots;
 
 /// How often the lab repeats work, partitions and crash.
 const ROUNDS: u64 = 3;
@@ -42,6 +43,15 @@ pub(crate) enum Keys {
     Shared,
 }
 
+/// Whether servers take snapshots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Snapshots {
+    /// Not before their logs are far longer than any here.
+    Never,
+    /// As soon as they can at the lab's size, and their logs stay short.
+    Often,
+}
+
 /// A generic test, but for its seed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scenario {
@@ -51,6 +61,7 @@ pub(crate) struct Scenario {
     crashes: Crashes,
     partitions: Partitions,
     keys: Keys,
+    snapshots: Snapshots,
 }
 
 /// Runs a scenario for each of the first seeds (`RAFT_SIM_SEEDS` says how many), or only for the
@@ -108,7 +119,12 @@ impl Scenario {
             crashes: Crashes::Nobody,
             partitions: Partitions::Never,
             keys: Keys::Own,
+            snapshots: Snapshots::Never,
         }
+    }
+
+    pub(crate) fn snapshots(self, snapshots: Snapshots) -> Self {
+        Self { snapshots, ..self }
     }
 
     pub(crate) fn servers(self, servers: u64) -> Self {
@@ -132,7 +148,10 @@ impl Scenario {
     }
 
     pub(crate) fn run(self, seed: u64) {
-        let mut cluster = kv_cluster(self.servers, seed, self.links);
+        let mut cluster = match self.snapshots {
+            Snapshots::Never => kv_cluster(self.servers, seed, self.links),
+            Snapshots::Often => snapshots::cluster(self.servers, seed, self.links),
+        };
         let history = History::default();
         let reach: Reach = Rc::new(RefCell::new(cluster.node_ids()));
         let mut expected = BTreeMap::new();
@@ -158,6 +177,9 @@ impl Scenario {
                 crash_everybody(&mut cluster);
             }
             finish(&mut cluster);
+            if self.snapshots == Snapshots::Often {
+                snapshots::check_log_sizes(&mut cluster);
+            }
         }
         if self.keys == Keys::Own {
             check_own_keys(&mut cluster, &reach, &history, expected);
