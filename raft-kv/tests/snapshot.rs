@@ -25,19 +25,22 @@ fn json(bytes: &[u8]) -> Value {
 async fn fill(client: &Client) {
     for number in 0..KEYS {
         let value = vec![number as u8; number * 97 % 9_000];
-        client.put(format!("key/{number:04}"), value).await.unwrap();
+        client
+            .put(format!("key/{number:04}"), value)
+            .await
+            .expect("the cluster answers");
     }
     for number in (0..KEYS).step_by(3) {
         client
             .write(&Write::append(format!("key/{number:04}"), "more"))
             .await
-            .unwrap();
+            .expect("the cluster answers");
     }
     for number in (0..KEYS).step_by(7) {
         client
             .write(&Write::delete(format!("key/{number:04}")))
             .await
-            .unwrap();
+            .expect("the cluster answers");
     }
 }
 
@@ -49,7 +52,7 @@ async fn everything(client: &Client, revision: Revision) -> Vec<KeyValue> {
     };
     let mut pages = client.pages(&query, Consistency::Linearizable);
     let mut all = Vec::new();
-    while let Some(page) = pages.next().await.unwrap() {
+    while let Some(page) = pages.next().await.expect("the cluster answers") {
         all.extend(page.pairs);
     }
     all
@@ -57,11 +60,14 @@ async fn everything(client: &Client, revision: Revision) -> Vec<KeyValue> {
 
 fn save(cluster: &Cluster, name: &str) -> PathBuf {
     let file = cluster.dir.path().join(name);
-    let path = file.to_str().unwrap();
+    let path = file.to_str().expect("the path is text");
     let said = json(&succeed(
         &mut cluster.command(&["snapshot", "save", path, "-w=json"]),
     ));
-    assert_eq!(said["total_bytes"], fs::metadata(&file).unwrap().len());
+    assert_eq!(
+        said["total_bytes"],
+        fs::metadata(&file).expect("it is there").len()
+    );
     assert!(!Path::new(&format!("{path}.part")).exists());
     file
 }

@@ -183,10 +183,10 @@ impl Tool {
         let name = "raft-kv get --prefix";
         let mut command = self.client(&["get", "", "--prefix", "-w", "json"]);
         let mut printed = parse(name, &succeed(name, &mut command, Vec::new())?)?;
-        match printed["kvs"].take() {
-            Value::Array(pairs) => Ok(pairs),
-            other => Err(format!("{name} printed no list but {other}")),
+        if let Value::Array(pairs) = printed["kvs"].take() {
+            return Ok(pairs);
         }
+        Err(format!("{name} printed no list of pairs"))
     }
 
     pub(crate) fn put(&self, key: &str, value: &[u8]) -> Result<(), String> {

@@ -25,8 +25,7 @@ pub(super) fn split(line: &[u8]) -> Result<Vec<Vec<u8>>, WordError> {
     let mut words = Vec::new();
     let mut rest = line.trim_ascii_start();
     while let Some(&first) = rest.first() {
-        let after;
-        match first {
+        let after = match first {
             b'"' | b'\'' | b'`' => {
                 let (word, behind) = quoted(rest)?;
                 if behind
@@ -37,15 +36,15 @@ pub(super) fn split(line: &[u8]) -> Result<Vec<Vec<u8>>, WordError> {
                     return Err(WordError::NoBlank(shown));
                 }
                 words.push(word);
-                after = behind;
+                behind
             }
             _ => {
                 let end = rest.iter().position(u8::is_ascii_whitespace);
                 let (word, behind) = rest.split_at(end.unwrap_or(rest.len()));
                 words.push(word.to_vec());
-                after = behind;
+                behind
             }
-        }
+        };
         rest = after.trim_ascii_start();
     }
     Ok(words)
