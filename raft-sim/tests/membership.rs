@@ -9,8 +9,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use raft_core::Role;
 use raft_node::{Applied, ChangeSafety, MembershipChange, Small, SmallState, SnapshotPolicy};
-use raft_proto::{Membership, NodeId, Promotion};
+use raft_proto::{LogIndex, Membership, NodeId, Promotion};
 use raft_sim::{Cluster, ClusterOptions, LinkOptions, Random, SimClient, Stream, Time};
 
 /// Seeds in an ordinary run.
@@ -301,5 +302,74 @@ fn members_are_replaced_one_by_one_under_trouble() {
     match number("RAFT_SIM_SEED") {
         Some(seed) => run(seed),
         None => (1..=number("RAFT_SIM_SEEDS").unwrap_or(SEEDS)).for_each(run),
+    }
+}
+
+/// Five voters, of which one has been down since the birth of the cluster and two were lost, and come
+/// back with empty disks. These three are a majority of the first membership, which is all that
+/// they know, and none of them has what was committed since.
+#[test]
+fn those_who_know_only_the_birth_of_the_cluster_elect_nobody() {
+    for seed in 1..=10 {
+        let options = ClusterOptions::new(5).seed(seed);
+        let mut cluster = Cluster::new(options, |_| Small::boxed(Echo));
+        let [late, rest @ ..] = [1, 2, 3, 4, 5].map(NodeId);
+        let [lost @ .., _, _] = [4, 5, 2, 3].map(NodeId);
+        cluster.crash(late);
+        let by_leader = |cluster: &mut Cluster,
+                         change: MembershipChange,
+                         done: &dyn Fn(&Membership) -> bool| {
+            for _ in 0..200 {
+                if committed_membership(cluster).is_some_and(|membership| done(&membership)) {
+                    return;
+                }
+                if let Some(leader) = cluster.leader() {
+                    let changes = vec![change.clone()];
+                    cluster.change_membership(leader, changes, ChangeSafety::KeepQuorum);
+                }
+                cluster.run_for_ms(50);
+            }
+            panic!("{change:?} is not done");
+        };
+        for node in lost {
+            by_leader(&mut cluster, MembershipChange::Remove(node), &|m| {
+                !m.contains(node)
+            });
+            cluster.crash(node);
+            cluster.wipe(node);
+        }
+        assert!(cluster.run_until(PEACE_MS, |c| c.leader().is_some()));
+        let committed = cluster.committed();
+        for node in lost {
+            let member = cluster.open_member(node);
+            let add = MembershipChange::AddLearner {
+                id: node,
+                member,
+                promotion: Promotion::Manual,
+            };
+            by_leader(&mut cluster, add, &|m| m.contains(node));
+            // It is handed the first entry, and nothing else reaches it.
+            cluster.join(node);
+            assert!(cluster.run_until(PEACE_MS, |c| c.is_formed(node)));
+            cluster.crash(node);
+        }
+        let forgetful = [late, lost[0], lost[1]];
+        cluster.partition(&[&forgetful, &[NodeId(2), NodeId(3)]]);
+        for node in forgetful {
+            cluster.restart(node);
+            let core = cluster.core(node).expect("it was started");
+            assert_eq!(core.last_position().index, LogIndex::FIRST);
+        }
+        cluster.run_for_ms(10_000);
+        for node in forgetful {
+            let (_, role) = cluster.state(node).expect("it runs");
+            assert_ne!(role, Role::Leader, "{node} leads with seed {seed}");
+        }
+        cluster.heal();
+        let has_all = |c: &Cluster| rest.iter().all(|node| c.applied_index(*node) > committed);
+        assert!(
+            cluster.run_until(PEACE_MS, has_all),
+            "somebody is left behind"
+        );
     }
 }
