@@ -9,7 +9,7 @@ use raft_core::Role;
 use raft_log::{DataDir, LogOptions, vfs::RealVfs};
 use raft_node::{
     Applied, ApplyOn, FetchProgress, MemoryNetwork, NodeState, Parts, Raft, RaftConfig,
-    ReadConsistency, Small, SmallState, SnapshotPolicy, Status,
+    ReadConsistency, Small, SmallState, SnapshotPolicy, Status, TransportBuilder,
 };
 use raft_proto::NodeId;
 use tempfile::TempDir;
@@ -48,9 +48,32 @@ impl SmallState for Pile {
     }
 }
 
+/// What carries the messages of a group.
+pub(crate) trait Carrier {
+    fn address(&self, id: u64) -> String;
+    fn transport(&self, id: u64) -> Box<dyn TransportBuilder>;
+    fn heartbeat_interval_ms(&self) -> u64;
+}
+
+/// A network inside the process, with a toll on it.
+struct Memory(MemoryNetwork, Toll);
+
+impl Carrier for Memory {
+    fn address(&self, id: u64) -> String {
+        format!("n{id}:1")
+    }
+
+    fn transport(&self, id: u64) -> Box<dyn TransportBuilder> {
+        self.1.on(self.0.transport(NodeId(id)))
+    }
+
+    fn heartbeat_interval_ms(&self) -> u64 {
+        100
+    }
+}
+
 pub(crate) struct Group {
-    network: MemoryNetwork,
-    toll: Toll,
+    carrier: Box<dyn Carrier>,
     home: TempDir,
     apply_on: ApplyOn,
     policy: SnapshotPolicy,
@@ -59,9 +82,17 @@ pub(crate) struct Group {
 
 impl Group {
     pub(crate) async fn start(apply_on: ApplyOn, policy: SnapshotPolicy, toll: &Toll) -> Self {
+        let carrier = Memory(MemoryNetwork::new(), toll.clone());
+        Self::start_on(Box::new(carrier), apply_on, policy).await
+    }
+
+    pub(crate) async fn start_on(
+        carrier: Box<dyn Carrier>,
+        apply_on: ApplyOn,
+        policy: SnapshotPolicy,
+    ) -> Self {
         let mut group = Self {
-            network: MemoryNetwork::new(),
-            toll: toll.clone(),
+            carrier,
             home: tempfile::tempdir().unwrap(),
             apply_on,
             policy,
@@ -77,8 +108,9 @@ impl Group {
     }
 
     pub(crate) fn boot(&mut self, id: u64) {
-        let voters = [1, 2, 3].map(|id| (NodeId(id), format!("n{id}:1")));
+        let voters = [1, 2, 3].map(|id| (NodeId(id), self.carrier.address(id)));
         let mut config = RaftConfig::new(NodeId(id), voters.to_vec());
+        config.core.heartbeat_interval_ms = self.carrier.heartbeat_interval_ms();
         config.log = LogOptions::small();
         config.apply_on = self.apply_on;
         config.limits.snapshots = self.policy.clone();
@@ -86,7 +118,7 @@ impl Group {
         let parts = Parts {
             directory: DataDir::open(RealVfs::shared(), &path, NodeId(id)).unwrap(),
             machine: Small::boxed(Pile::default()),
-            transport: self.toll.on(self.network.transport(NodeId(id))),
+            transport: self.carrier.transport(id),
         };
         self.nodes.insert(id, Raft::start(config, parts).unwrap());
     }

@@ -6,6 +6,8 @@
 )]
 
 mod group;
+mod heartbeats;
+mod proxy;
 mod toll;
 
 use std::path::Path;

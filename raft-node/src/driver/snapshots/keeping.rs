@@ -8,6 +8,7 @@ use raft_proto::{LogIndex, LogPosition};
 use super::super::io::Output;
 use super::super::{Driver, after};
 use super::jobs::SnapshotJob;
+use super::serving::READER_PATIENCE;
 use super::{Room, Snapshots};
 
 /// How often it is looked whether what was kept for somebody can go.
@@ -34,10 +35,15 @@ impl Driver {
         self.snapshots.readers.expire(now);
         let oldest_read = self.snapshots.readers.oldest();
         let older_read = oldest_read.filter(|read| read.index < newest.index);
-        let keep = older_read.unwrap_or(newest);
-        self.ask(SnapshotJob::RemoveOlder(keep));
+        // Those who read from the process before this one ask again soon.
+        let began = *self.snapshots.upkeep_began.get_or_insert(now);
+        let may_be_read = now < after(began, READER_PATIENCE);
+        if !may_be_read {
+            let keep = older_read.unwrap_or(newest);
+            self.ask(SnapshotJob::RemoveOlder(keep));
+        }
         let is_held = self.compact(now, newest.index);
-        if is_held || older_read.is_some() {
+        if is_held || may_be_read || older_read.is_some() {
             self.snapshots.upkeep_at = Some(after(now, UPKEEP_INTERVAL));
         }
     }

@@ -130,6 +130,8 @@ pub(super) struct Snapshots {
     room: Room,
     /// When to look again whether anything can go.
     upkeep_at: Option<Time>,
+    /// When that was done first.
+    upkeep_began: Option<Time>,
     counts: Counts,
 }
 
@@ -160,6 +162,7 @@ impl Snapshots {
             readers: Readers::default(),
             compacting: None,
             room: Room::Enough,
+            upkeep_began: None,
             counts: Counts::default(),
         }
     }

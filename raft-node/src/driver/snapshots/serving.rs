@@ -9,7 +9,7 @@ use raft_proto::{LogIndex, LogPosition, NodeId};
 use super::super::after;
 
 /// A reader that has not asked for this long is gone: it asks again several times within it.
-const READER_PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const READER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Most parts that are being read for one peer at a time; what exceeds it is dropped, and asked for
 /// again.
