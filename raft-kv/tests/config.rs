@@ -69,6 +69,21 @@ const SAMPLES: &[Sample] = &[
         ["1048576", "2097152", "4194304"],
     ),
     sample(
+        "snapshot-log-bytes",
+        "RAFT_KV_SNAPSHOT_LOG_BYTES",
+        ["501", "502", "503"],
+    ),
+    sample(
+        "snapshot-entries",
+        "RAFT_KV_SNAPSHOT_ENTRIES",
+        ["601", "602", "603"],
+    ),
+    sample(
+        "snapshot-keep-entries",
+        "RAFT_KV_SNAPSHOT_KEEP_ENTRIES",
+        ["701", "702", "703"],
+    ),
+    sample(
         "metrics-listen",
         "RAFT_KV_METRICS_LISTEN",
         ["\"127.0.0.1:1\"", "127.0.0.1:2", "127.0.0.1:3"],

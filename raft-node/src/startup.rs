@@ -146,7 +146,8 @@ fn install(
     recovered: &mut Recovered,
     position: LogPosition,
 ) -> Result<(), LogError> {
-    tracing::info!(index = position.index.0, "a received snapshot is installed");
+    let (node, index) = (log.node().0, position.index.0);
+    tracing::info!(node, index, "a received snapshot is installed");
     let known = recovered.hard_state;
     recovered.hard_state = if known.term < position.term {
         HardState {

@@ -175,6 +175,16 @@ pub(super) struct ServerArgs {
     /// Size of new log segments, in bytes.
     #[arg(long, env = "RAFT_KV_SEGMENT_BYTES", default_value_t = 64 << 20)]
     pub(super) segment_bytes: u64,
+    /// Take a snapshot once this many bytes of log entries were applied since the last one, and no
+    /// fewer than half of that one's size.
+    #[arg(long, env = "RAFT_KV_SNAPSHOT_LOG_BYTES", default_value_t = 64 << 20)]
+    pub(super) snapshot_log_bytes: u64,
+    /// Take one also once this many entries were applied since.
+    #[arg(long, env = "RAFT_KV_SNAPSHOT_ENTRIES", default_value_t = 1_000_000)]
+    pub(super) snapshot_entries: u64,
+    /// How many entries before the end of the log to keep for followers that are a little behind.
+    #[arg(long, env = "RAFT_KV_SNAPSHOT_KEEP_ENTRIES", default_value_t = 10_000)]
+    pub(super) snapshot_keep_entries: u64,
     /// The TCP address to serve /metrics, /health and /ready on; without it they are not served.
     /// Anybody who reaches it can read them.
     #[arg(long, env = "RAFT_KV_METRICS_LISTEN", value_name = "IP:PORT")]

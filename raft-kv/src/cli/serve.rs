@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 
+use raft_node::SnapshotPolicy;
 use raft_proto::NodeId;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -41,6 +42,12 @@ pub(super) fn run(
                 .saturating_add(args.election_spread_ms),
         },
         segment_bytes: args.segment_bytes,
+        snapshots: SnapshotPolicy {
+            max_log_bytes: args.snapshot_log_bytes,
+            max_log_entries: args.snapshot_entries,
+            keep_entries: args.snapshot_keep_entries,
+            ..SnapshotPolicy::default()
+        },
         metrics_listen: args.metrics_listen,
     };
     if args.check {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use raft_node::{ApplyOn, RaftConfig, StartKind};
+use raft_node::{ApplyOn, RaftConfig, SnapshotPolicy, StartKind};
 use raft_proto::NodeId;
 use thiserror::Error;
 
@@ -116,6 +116,8 @@ pub struct ServerConfig {
     pub timers: Timers,
     /// Size of new log segments, in bytes.
     pub segment_bytes: u64,
+    /// When it takes snapshots, and how much of the log it keeps behind them.
+    pub snapshots: SnapshotPolicy,
     /// The TCP address to serve metrics, health and readiness on, if at all.
     pub metrics_listen: Option<SocketAddr>,
 }
@@ -187,6 +189,7 @@ impl ServerConfig {
         // A command or query of the store takes microseconds, less than a hop between threads.
         raft.apply_on = ApplyOn::NodeThread;
         raft.limits.max_apply_bytes = APPLY_BYTES_PER_TURN;
+        raft.limits.snapshots = self.snapshots.clone();
         raft.validate()?;
         Ok(raft)
     }
@@ -242,6 +245,7 @@ mod tests {
                 election_timeout_ms_max: 710,
             },
             segment_bytes: 64 << 20,
+            snapshots: SnapshotPolicy::default(),
             metrics_listen: None,
         }
     }

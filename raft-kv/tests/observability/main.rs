@@ -166,8 +166,33 @@ async fn scrapes_show_what_puts_do() {
         assert_eq!(scrape.value("raft_members{kind=\"voter\"}"), 3.0);
         assert!(scrape.value("process_resident_memory_bytes") > 1e6);
     }
+    for what in ["taken", "failed", "installed"] {
+        let series = format!("raft_snapshots_{what}_total");
+        assert_eq!(leader_after.value(&series), 0.0, "{what}");
+    }
     let term = |scrape: &Scrape| scrape.value("raft_term");
     assert_eq!(term(&leader_after), term(&follower_after));
+}
+
+#[tokio::test]
+async fn scrapes_show_snapshots() {
+    let mut cluster = prepare(1);
+    cluster.flags.push("--snapshot-entries=20".to_owned());
+    cluster.start_server(1);
+    let address = address(&cluster, 1);
+    wait_until_ready(address);
+    let client = cluster.client();
+    for number in 0..60 {
+        client.put(format!("key-{number}"), "value").await.unwrap();
+    }
+    let taken = eventually("snapshot", || {
+        let scrape = scrape(address);
+        let taken = scrape.value("raft_snapshots_taken_total") >= 1.0;
+        taken.then_some(scrape)
+    });
+    assert!(taken.value("raft_snapshot_index") >= 20.0);
+    assert_eq!(taken.value("raft_snapshots_failed_total"), 0.0);
+    assert_eq!(taken.value("raft_snapshot_restoring"), 0.0);
 }
 
 #[tokio::test]

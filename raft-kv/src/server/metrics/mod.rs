@@ -8,7 +8,7 @@ mod process;
 
 use raft_core::Role;
 use raft_net::{NetStats, PeerStats};
-use raft_node::{Metrics, Status};
+use raft_node::{Metrics, SnapshotStatus, Status};
 use raft_proto::{Class, NodeId};
 
 use self::page::{Labels, Page, Unit};
@@ -41,6 +41,7 @@ impl Scrape {
         disk(&mut page, &self.raft);
         if let Some(status) = &self.status {
             group(&mut page, status);
+            snapshots(&mut page, &status.snapshots);
         }
         if let Some(net) = &self.net {
             peers(&mut page, &net.peers);
@@ -229,6 +230,63 @@ fn group(page: &mut Page, status: &Status) {
         "raft_peer_silent_seconds",
         "On the leader: how long nothing was heard of the peer.",
         silent,
+    );
+}
+
+fn snapshots(page: &mut Page, snapshots: &SnapshotStatus) {
+    page.gauge(
+        "raft_snapshot_saving_bytes",
+        "Bytes of the snapshot being taken so far; 0 if there is none.",
+        snapshots.saving.map_or(0, |saving| saving.bytes),
+    );
+    page.gauge(
+        "raft_snapshot_fetching_bytes",
+        "Bytes of the snapshot being fetched so far; 0 if there is none.",
+        snapshots
+            .fetching
+            .map_or(0, |fetching| fetching.stored_bytes),
+    );
+    page.gauge(
+        "raft_snapshot_fetching_size_bytes",
+        "Size of the snapshot being fetched; 0 if there is none.",
+        snapshots
+            .fetching
+            .map_or(0, |fetching| fetching.total_bytes),
+    );
+    page.gauge(
+        "raft_snapshot_restoring",
+        "1 while the store is being replaced by a snapshot.",
+        u64::from(snapshots.is_restoring),
+    );
+    page.counter(
+        "raft_snapshots_taken_total",
+        "Snapshots taken.",
+        snapshots.taken,
+    );
+    page.counter(
+        "raft_snapshots_failed_total",
+        "Snapshots that could not be taken or fetched.",
+        snapshots.failed,
+    );
+    page.counter(
+        "raft_snapshots_installed_total",
+        "Snapshots of peers that replaced this node's store.",
+        snapshots.installed,
+    );
+    page.counter(
+        "raft_snapshot_fetched_bytes_total",
+        "Bytes of snapshots fetched from peers.",
+        snapshots.fetched_bytes,
+    );
+    page.counter(
+        "raft_snapshot_repeated_bytes_total",
+        "Bytes of these that had been there already.",
+        snapshots.repeated_bytes,
+    );
+    page.counter(
+        "raft_snapshot_served_bytes_total",
+        "Bytes of snapshots sent to peers.",
+        snapshots.served_bytes,
     );
 }
 
