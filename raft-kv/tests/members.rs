@@ -211,6 +211,17 @@ async fn a_learner_waits_for_its_promotion_if_it_is_told_to() {
     assert_eq!(succeed(&mut get), b"k\nv\n");
     let table = String::from_utf8(succeed(&mut cluster.command(&["member", "list"]))).unwrap();
     assert_eq!(table.lines().count(), 3, "{table}");
+    // Once it leads, it is found by those who were told of the first node only.
+    succeed(&mut cluster.command(&["transfer", "2"]));
+    for arguments in [
+        &["member", "list"][..],
+        &["put", "k", "w"],
+        &["bench", "put", "--total=10"],
+    ] {
+        let mut command = support::program();
+        command.args(arguments).arg("--tls-dir").arg(cluster.tls());
+        succeed(command.args(["--endpoints", &cluster.address(1)]));
+    }
 }
 
 #[tokio::test]

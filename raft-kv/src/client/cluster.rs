@@ -128,26 +128,42 @@ impl Client {
         }
     }
 
-    /// Asks everybody once, until somebody says that it leads.
+    /// Asks everybody once, and whoever they name as leader, until somebody says that it leads.
     async fn find_leader(&self, bounds: Bounds) -> Option<(String, NodeStatus)> {
-        let mut asked = JoinSet::new();
-        for address in self.inner.pool.addresses() {
-            let client = self.clone();
-            asked.spawn(async move {
-                let request = Request::empty(RequestKind::Status);
-                let attempt = client.ask(&address, &request, bounds).await;
-                (address, attempt)
-            });
+        let mut asked = self.inner.pool.addresses();
+        let mut asking = JoinSet::new();
+        for address in asked.clone() {
+            asking.spawn(self.clone().status_at(address, bounds));
         }
-        while let Some(joined) = asked.join_next().await {
-            if let Ok((address, Attempt::Answered(answer))) = joined
-                && let Ok(status) = status_of(answer)
-                && status.leader == Some(status.id)
-            {
+        while let Some(joined) = asking.join_next().await {
+            let Ok((address, Some(status))) = joined else {
+                continue;
+            };
+            if status.leader == Some(status.id) {
                 return Some((address, status));
+            }
+            // The leader may be a node that we were never told of.
+            let named = status
+                .peers
+                .iter()
+                .find(|peer| status.leader == Some(peer.id));
+            if let Some(named) = named.map(|peer| &peer.address)
+                && !asked.contains(named)
+            {
+                asked.push(named.clone());
+                asking.spawn(self.clone().status_at(named.clone(), bounds));
             }
         }
         None
+    }
+
+    async fn status_at(self, address: String, bounds: Bounds) -> (String, Option<NodeStatus>) {
+        let request = Request::empty(RequestKind::Status);
+        let status = match self.ask(&address, &request, bounds).await {
+            Attempt::Answered(answer) => status_of(answer).ok(),
+            Attempt::Redirected { .. } | Attempt::NotDone(_) | Attempt::Unsure(_) => None,
+        };
+        (address, status)
     }
 
     /// Asks one endpoint, and no other, until it answers or the deadline has passed.

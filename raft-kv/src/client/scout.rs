@@ -116,12 +116,16 @@ pub(super) async fn run(pool: Weak<Pool>, signals: Arc<Signals>) {
     }
 }
 
-/// Asks the endpoint that is in use who belongs to the cluster.
+/// Asks the endpoint that is in use who belongs to the cluster; if none is, any that answers.
 async fn refresh(pool: &Arc<Pool>) {
-    if let Some(address) = pool.preferred_address()
-        && let Some(list) = ask(pool, &address).await
-    {
-        pool.adopt(&list);
+    let addresses = match pool.preferred_address() {
+        Some(address) => vec![address],
+        None => pool.addresses(),
+    };
+    for address in addresses {
+        if let Some(list) = ask(pool, &address).await {
+            return pool.adopt(&list);
+        }
     }
 }
 

@@ -296,6 +296,16 @@ impl Cluster {
         let child = self.servers[id - 1].as_ref().expect("the node runs");
         let pid = rustix::process::Pid::from_child(child);
         rustix::process::kill_process(pid, signal).expect("our child can be signalled");
+        if signal == rustix::process::Signal::STOP {
+            // Its threads run on until one of them has had the time to stop the others.
+            let options = rustix::process::WaitOptions::UNTRACED;
+            let waited = rustix::process::waitpid(Some(pid), options);
+            let stopped = waited.expect("our child can be waited for");
+            assert!(
+                stopped.is_some_and(|(_, how)| how.stopped()),
+                "node {id} has ended"
+            );
+        }
     }
 
     /// Waits until a server has ended by itself.
