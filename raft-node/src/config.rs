@@ -37,6 +37,16 @@ pub enum StartKind {
     },
 }
 
+impl StartKind {
+    /// Whom to dial while the log does not name this node.
+    pub(crate) fn join_peers(&self) -> Vec<(NodeId, String)> {
+        match self {
+            Self::Form { .. } => Vec::new(),
+            Self::Join { peers } => peers.clone(),
+        }
+    }
+}
+
 /// Configuration of a node.
 #[derive(Clone, Debug)]
 pub struct RaftConfig {

@@ -172,10 +172,7 @@ impl Life {
                     reader: workers.reader,
                     snapshotter: workers.snapshotter,
                     applier: workers.applier,
-                    join_peers: match &self.config.start {
-                        StartKind::Form { .. } => Vec::new(),
-                        StartKind::Join { peers } => peers.clone(),
-                    },
+                    join_peers: self.config.start.join_peers(),
                 };
                 node.run().await
             }

@@ -220,12 +220,10 @@ impl Cluster {
 
     /// A message arrives. Its sender may be dead by now.
     pub(super) fn arrive(&mut self, packet: &Packet) {
-        let Some(receiver) = self.reached(packet) else {
+        let reached = self.reached(packet);
+        let Some(receiver) = reached.filter(|to| !self.is_refused(packet.from, *to)) else {
             return;
         };
-        if self.is_refused(packet.from, receiver) {
-            return;
-        }
         if self.process(packet.from).is_none() {
             self.tally.mark(Mark::MessageOfTheDead);
         }
