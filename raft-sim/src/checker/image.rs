@@ -55,6 +55,16 @@ impl Image {
         }
     }
 
+    /// The end of it, for a person.
+    pub(super) fn summary(&self) -> String {
+        let (state, mark) = (self.hard_state, self.mark);
+        let (last, term) = (self.terms.len(), self.terms.last());
+        let vote = state.vote.map_or(0, |vote| vote.0);
+        let last_term = term.map_or(0, |term| term.0);
+        let now = state.term.0;
+        format!("entries {mark} to {last}@{last_term} in term {now} with vote {vote}")
+    }
+
     fn write(&mut self, write: &LogWrite) {
         if let Some(first) = write.truncate_from {
             self.terms.truncate(first.0 as usize - 1);
@@ -119,6 +129,21 @@ pub(super) fn is_expected(
         is_prefix |= after.terms.starts_with(&found.terms) && found.terms.len() >= kept;
     }
     is_prefix && hard_states.contains(&found.hard_state) && marks.contains(&found.mark)
+}
+
+/// The images that these changes lead through, the first and the last included.
+pub(super) fn images_of(
+    chain: &[Committed],
+    before: &Image,
+    in_flight: &[LogChange],
+) -> Vec<Image> {
+    let mut images = vec![before.clone()];
+    for change in in_flight {
+        let mut next = images[images.len() - 1].clone();
+        next.apply(chain, change);
+        images.push(next);
+    }
+    images
 }
 
 /// Whether a node may come back with `found`, if it had received this snapshot and not yet

@@ -12,7 +12,7 @@ use raft_proto::{Entry, HardState, LogIndex, LogPosition, Membership, Message, N
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::image::{
-    Image, LogChange, StartView, entries_of, is_expected, is_installed_late, terms_of,
+    Image, LogChange, StartView, entries_of, images_of, is_expected, is_installed_late, terms_of,
 };
 use super::promises::Promises;
 use super::violation::Violation;
@@ -120,10 +120,20 @@ impl SafetyChecker {
         };
         let mut expected = is_expected(&self.chain, &facts.image, &facts.in_flight, &found);
         if let Some(position) = view.snapshot {
-            expected |= is_installed_late(&facts.image, &found, position);
+            // What was under way may have become durable before the snapshot was installed.
+            let images = images_of(&self.chain, &facts.image, &facts.in_flight);
+            expected |= images
+                .iter()
+                .any(|before| is_installed_late(before, &found, position));
         }
         if !expected || !is_covered {
-            return Err(Violation::LostDurable { node });
+            let (was, is) = (facts.image.summary(), found.summary());
+            let (stored, under_way) = (facts.snapshot, &facts.in_flight);
+            let detail = format!(
+                "it has {is} and a snapshot of {snapshot}, and had {was} and one of {stored}; \
+                 under way was {under_way:?}"
+            );
+            return Err(Violation::LostDurable { node, detail });
         }
         let in_flight = std::mem::take(&mut facts.in_flight);
         let survived =

@@ -143,10 +143,14 @@ pub enum Violation {
         term: Term,
     },
     /// What was durable before a crash is not there after it.
-    #[error("durability: {node} came back with another log or vote than it had made durable")]
+    #[error(
+        "durability: {node} came back with another log or vote than it had made durable: {detail}"
+    )]
     LostDurable {
         /// The node.
         node: NodeId,
+        /// What it has and what it had.
+        detail: String,
     },
     /// A node compacted its log, or starts it, before a durable snapshot covers what is gone.
     #[error("compaction: {node} gave up its log up to {index}, which no snapshot of it covers")]

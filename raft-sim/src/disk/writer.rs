@@ -144,10 +144,15 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Changes under way: a crash may leave them durable or not.
+    /// Changes under way, a next attempt on a full disk included: a crash may leave them durable
+    /// or not.
     pub(crate) fn in_flight(&self) -> Vec<LogChange> {
+        let late = self.waiting.iter().map(|(_, change)| change);
         match &self.busy {
             Busy::Idle | Busy::Vouching => Vec::new(),
+            Busy::Syncing { changes, .. } if self.was_full => {
+                changes.iter().chain(late).cloned().collect()
+            }
             Busy::Syncing { changes, .. } => changes.clone(),
         }
     }
