@@ -26,7 +26,7 @@ use self::greeting::Greeter;
 use self::node_thread::{Clock, NodeThread};
 use self::workers::{Threads, WorkerParts, Workers};
 use crate::config::{Parts, RaftConfig, StartError, StartKind};
-use crate::driver::Driver;
+use crate::driver::{Driver, DriverLimits};
 use crate::error::FatalError;
 use crate::formation::{FormedResponder, InitialVoters};
 use crate::inbox::{Inbox, Notice};
@@ -154,13 +154,7 @@ impl Life {
         let outcome = match Workers::start(parts, &mut threads) {
             Ok(workers) => {
                 self.state.send_replace(NodeState::Running { cluster });
-                let mut limits = self.config.limits.clone();
-                // What is accepted must fit into the log and into a message, here and at the
-                // peers, or the first command that does not would stop them all.
-                limits.max_command_bytes = limits
-                    .max_command_bytes
-                    .min(self.config.log.max_entry_bytes as usize)
-                    .min(transport.max_command_bytes());
+                let limits = self.limits(transport.as_ref());
                 let node = NodeThread {
                     driver: Driver::new(core, limits, opened.newest)
                         .reporting_to(Arc::clone(&self.recorder)),
@@ -183,6 +177,17 @@ impl Life {
             Ok(()) => outcome,
             Err(job) => outcome.and(Err(FatalError::Thread(job))),
         }
+    }
+
+    /// What is accepted must fit into the log and into a message, here and at the peers, or the
+    /// first command that does not would stop them all.
+    fn limits(&self, transport: &dyn Transport) -> DriverLimits {
+        let mut limits = self.config.limits.clone();
+        limits.max_command_bytes = limits
+            .max_command_bytes
+            .min(self.config.log.max_entry_bytes as usize)
+            .min(transport.max_command_bytes());
+        limits
     }
 
     /// Opens log and snapshots, and restores the state machine from the newest one.

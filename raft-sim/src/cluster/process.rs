@@ -8,7 +8,7 @@ use raft_proto::{GroupId, Message, NodeId, frame, wire};
 
 use super::node::{ApplierWork, Process, ProcessId};
 use super::{Cluster, Event, Packet};
-use crate::checker::{LogChange, NodeView};
+use crate::checker::NodeView;
 use crate::disk::Finished;
 use crate::marks::Mark;
 use crate::network::Direction;
@@ -293,18 +293,6 @@ impl Cluster {
             Err(error) => return self.halt(id.node, &error),
         }
         self.begin_sync(id);
-    }
-
-    fn note_durable(&mut self, node: NodeId, changes: &[LogChange]) {
-        for change in changes {
-            let checked = self.checker.durable(node, change);
-            checked.unwrap_or_else(|violation| panic!("{violation}"));
-            if let LogChange::Write { write, .. } = change
-                && write.truncate_from.is_some()
-            {
-                self.tally.mark(Mark::SuffixTruncated);
-            }
-        }
     }
 
     pub(super) fn vouch(&mut self, id: ProcessId, syncs: u64) {

@@ -87,6 +87,18 @@ impl Cluster {
         self.record(node, what, "snapshot", &[("index", end.index.0)]);
     }
 
+    pub(super) fn note_durable(&mut self, node: NodeId, changes: &[LogChange]) {
+        for change in changes {
+            let checked = self.checker.durable(node, change);
+            checked.unwrap_or_else(|violation| panic!("{violation}"));
+            if let LogChange::Write { write, .. } = change
+                && write.truncate_from.is_some()
+            {
+                self.tally.mark(Mark::SuffixTruncated);
+            }
+        }
+    }
+
     pub(super) fn report_compactions(&mut self, id: ProcessId, changes: &[LogChange]) {
         for change in changes {
             if let LogChange::Compact(position) = change {

@@ -1,3 +1,5 @@
+//! Transfers part by part: order, window, loss, damage, resumption.
+
 use std::time::Duration;
 
 use raft_proto::{LogIndex, Membership, Term};
