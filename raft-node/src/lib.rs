@@ -61,6 +61,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Nodes come and go while the group works: [`RaftConfig::joining`] starts one that waits to be
+//! added, [`Raft::change_membership`] adds, promotes and removes. [`restore`] makes the data
+//! directories of a new group from a snapshot file.
+//!
 //! The parts: [`driver`] joins core, entry buffer, pending proposals and reads without any I/O, so
 //! that a simulator can run the same code; [`formation`] and [`admission`] decide, without I/O too,
 //! who belongs to a cluster; the runtime around them is threads, sockets and fsync.
