@@ -95,7 +95,26 @@ impl RaftCore {
         if !counts || !is_bound {
             return Err(ChangeError::NotCounted(id));
         }
-        let pace = leader.catch_ups.get(&id).map(CatchUp::pace);
+        // A learner that has fallen silent tells nothing of how far behind it is by now; and if it
+        // is dead, the vote it gets could be the one that a majority lacks.
+        let patience_ms = self.config.election_timeout_ms_max;
+        let heard = leader
+            .peers
+            .get(&id)
+            .filter(|p| self.now < p.contact.plus_ms(patience_ms));
+        let pace = heard
+            .zip(leader.catch_ups.get(&id))
+            .map(|(peer, catch_up)| {
+                let mut by_now = *catch_up;
+                let round_ms = self.config.election_timeout_ms_min;
+                by_now.advance(
+                    peer.match_index(),
+                    self.log.last_index(),
+                    self.now,
+                    round_ms,
+                );
+                by_now.pace()
+            });
         match pace {
             Some(Pace::CaughtUp) => Ok(()),
             Some(Pace::Behind) | None => Err(ChangeError::Lagging(id)),

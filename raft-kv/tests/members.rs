@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use raft_kv::client::{Client, Session, Write};
+use rustix::process::Signal;
 use serde_json::Value;
 use support::{Cluster, PATIENCE, refused, succeed};
 use tokio::task::JoinSet;
@@ -201,6 +202,27 @@ async fn a_learner_waits_for_its_promotion_if_it_is_told_to() {
         (&learner["role"], &learner["promote"]),
         (&"learner".into(), &"manual".into())
     );
+    // Nor can one that is silent: the cluster would wait for its vote.
+    cluster.signal(id, Signal::STOP);
+    let client = cluster.client();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let status = client.status_of(&cluster.address(1)).await.unwrap();
+        if status.peers[0]
+            .silent_ms
+            .is_some_and(|silent| silent > 2_000)
+        {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{status:?}");
+    }
+    let lagging = refused(&mut cluster.command(&["member", "promote", "2"]));
+    lagging.says(&["node n2 has not caught up"]);
+    client.put("k2", "v").await.unwrap();
+    cluster.signal(id, Signal::CONT);
+    wait_for_list(&cluster, "contact", |list| {
+        member(list, id).is_some_and(|one| one["behind"] == 0)
+    });
     let promoted = succeed(&mut cluster.command(&["member", "promote", "2"]));
     assert_eq!(promoted, b"node 2 is a voter now\n");
     assert!(is_voter(&list(&cluster), id));
