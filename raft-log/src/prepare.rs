@@ -65,7 +65,9 @@ impl ZeroedFiles {
 
     fn fill(&self, path: &Path, segment_bytes: u64) -> io::Result<Arc<dyn VfsFile>> {
         let file = self.vfs.create(path)?;
-        let zeros = AlignedBuffer::zeroed(ZERO_BLOCKS);
+        // A segment has at most 2^18 blocks.
+        let blocks = (segment_bytes / BLOCK_BYTES as u64) as usize;
+        let zeros = AlignedBuffer::zeroed(ZERO_BLOCKS.min(blocks));
         let step = zeros.len() as u64;
         for (count, offset) in (0..segment_bytes).step_by(zeros.len()).enumerate() {
             if self.stop.load(Ordering::Relaxed) {

@@ -216,6 +216,13 @@ fn every_short_history_survives_every_cut_with_every_set_of_survivors() {
     let next = || waiting.lock().unwrap().pop();
     let work = || {
         while let Some(mut history) = next() {
+            if length > 4 {
+                let left = waiting.lock().unwrap().len();
+                println!(
+                    "{left} prefixes wait, {:.0} s",
+                    started.elapsed().as_secs_f64()
+                );
+            }
             try_from(&mut history, bounds, &counts);
         }
     };
