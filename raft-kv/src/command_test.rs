@@ -248,7 +248,7 @@ fn damaged_commands_are_refused() {
 
 /// Bytes that look like a message for a while: its version and some small numbers.
 fn almost_a_message() -> impl Strategy<Value = Vec<u8>> {
-    let byte = prop_oneof![3 => 0..4u8, 1 => any::<u8>()];
+    let byte = prop_oneof![3 => 0..5u8, 1 => any::<u8>()];
     proptest::collection::vec(byte, 0..40).prop_map(|mut bytes| {
         bytes.insert(0, 1);
         bytes

@@ -22,7 +22,8 @@
 //! How a write travels: [`client`] encodes it as the [`command`] that will be logged; the server
 //! checks it and proposes the received bytes; once committed, [`machine`] asks the [`session`]
 //! table whether it counts, applies it to the [`store`], and the [`reply`] goes back as it is. What
-//! is replicated is deterministic: no clock, no randomness, no I/O.
+//! is replicated is deterministic: no clock, no randomness, no I/O. A [`snapshot`] of it is taken in
+//! slices while writes go on.
 #![forbid(unsafe_code)]
 
 pub mod cli;

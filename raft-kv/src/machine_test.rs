@@ -302,7 +302,39 @@ fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
     proptest::collection::vec(arrival, 0..200)
 }
 
+/// Bytes of which many are commands: a version, small numbers, and some of any kind.
+fn almost_a_command() -> impl Strategy<Value = Vec<u8>> {
+    let byte = prop_oneof![4 => 0..5u8, 1 => any::<u8>()];
+    proptest::collection::vec(byte, 0..30).prop_map(|mut bytes| {
+        bytes.insert(0, 1);
+        bytes
+    })
+}
+
 proptest! {
+    /// Whatever is in the log, or is asked, is answered; and what the machine becomes can be
+    /// snapshotted and restored.
+    #[test]
+    fn anything_in_the_log_is_survived(
+        commands in proptest::collection::vec(almost_a_command(), 0..40),
+    ) {
+        let mut replica = Replica::new();
+        replica.register(0, 60_000);
+        for command in &commands {
+            let index = replica.machine.applied_index.next();
+            let reply = replica.machine.apply(index, Term(1), command);
+            prop_assert!(Reply::from_bytes(&reply).is_ok());
+            let reply = replica.machine.query(command);
+            prop_assert!(Reply::from_bytes(&reply).is_ok());
+        }
+        prop_assert!(replica.machine.sessions.counts_right());
+        let bytes = snapshot(&mut replica.machine, 50);
+        let mut restored = KvMachine::default();
+        prop_assert!(restored.restore(&mut &bytes[..]).is_ok());
+        prop_assert_eq!(restored.status(), replica.machine.status());
+        prop_assert!(restored.sessions.counts_right());
+    }
+
     /// However writes are repeated, delayed and reordered: none counts twice, and one that
     /// arrives unacknowledged counts.
     #[test]

@@ -505,6 +505,7 @@ impl World {
         prop_assert_eq!(store.data_bytes(), bytes as u64);
         prop_assert_eq!(store.key_count(), model.latest().len() as u64);
         prop_assert_eq!(store.hash(), store.recompute_hash());
+        prop_assert!(self.machine.sessions.counts_right());
         Ok(())
     }
 }

@@ -260,6 +260,18 @@ impl TableHash {
 }
 
 #[cfg(test)]
+impl SessionTable {
+    /// Whether the bytes of replies that are noted are those that are kept.
+    pub(crate) fn counts_right(&self) -> bool {
+        let bytes_of =
+            |session: &Session| -> usize { session.replies.iter().flatten().map(Bytes::len).sum() };
+        let mut sessions = self.sessions.values();
+        sessions.all(|session| session.reply_bytes == bytes_of(session))
+            && self.reply_bytes == self.sessions.values().map(|s| bytes_of(s)).sum::<usize>()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use raft_proto::Term;
 
@@ -338,6 +350,33 @@ mod tests {
         assert_eq!(table.admit(origin(3, 1)), full);
         write(&mut table, 3, 2);
         assert!(table.sessions[&ID].replies.len() <= SESSION_WINDOW as usize);
+    }
+
+    #[test]
+    fn the_replies_of_all_sessions_together_are_bounded() {
+        let mut table = table();
+        // The table counts what it was given; the test shares one reply, to be small.
+        let large = Bytes::from(vec![0; SESSION_REPLY_BYTES_MAX]);
+        let of = |session: u64, sequence, acknowledged| Origin {
+            session: SessionId(session),
+            ..origin(sequence, acknowledged)
+        };
+        let fill = SESSIONS_REPLY_BYTES_MAX / SESSION_REPLY_BYTES_MAX;
+        for session in 100..=100 + fill as u64 {
+            table.register(SessionId(session), 20_000).unwrap();
+            assert_eq!(table.admit(of(session, 1, 0)), Admission::Apply);
+            table.record(of(session, 1, 0), large.clone());
+        }
+        let full = Admission::Refuse(Refusal::ReplyMemory);
+        assert_eq!(table.admit(origin(1, 0)), full);
+        assert_eq!(table.admit(of(100, 1, 0)), Admission::Replay(large));
+        // An acknowledgement frees, and so does an expiry.
+        assert!(table.keep_alive(SessionId(100), Sequence(1)));
+        write(&mut table, 1, 0);
+        assert!(table.counts_right());
+        table.clock.observe_stamp(LeaderTime(20_001));
+        table.sweep();
+        assert!(table.is_empty() && table.reply_bytes == 0);
     }
 
     #[test]
