@@ -44,6 +44,9 @@ pub(crate) struct Options {
     /// Puts of the load, instead of about ten seconds' worth
     #[arg(long)]
     puts: Option<u64>,
+    /// Use this raft-kv instead of building one in release mode
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
 }
 
 /// Runs the demonstration.
@@ -52,7 +55,10 @@ pub(crate) struct Options {
 /// Whatever is wrong; then everything that was written is kept, and its place is named.
 pub(crate) fn run(options: &Options) -> Result<(), String> {
     let start = Instant::now();
-    let binary = build()?;
+    let binary = match &options.binary {
+        Some(binary) => binary.clone(),
+        None => build()?,
+    };
     let directory = tempfile::Builder::new()
         .prefix("raft-kv-demo-")
         .tempdir()
