@@ -248,6 +248,15 @@ pub(super) struct BenchArgs {
     /// Different keys.
     #[arg(long, env = "RAFT_KV_BENCH_KEY_SPACE", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) key_space: u64,
+    /// Take the keys in order instead of at random, so that as many requests as there are keys
+    /// reach every key once.
+    #[arg(long, env = "RAFT_KV_BENCH_SEQUENTIAL")]
+    pub(super) sequential: bool,
+    /// Requests per second that are due in total, whether earlier ones have ended or not; latency
+    /// then counts from when a request is due. Without it every client asks as fast as it is
+    /// answered.
+    #[arg(long, env = "RAFT_KV_BENCH_RATE", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(super) rate: Option<u32>,
     /// Connections to the leader, shared by the clients.
     #[arg(long, env = "RAFT_KV_BENCH_CONNECTIONS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(super) connections: u32,

@@ -15,6 +15,7 @@ use super::args::{BenchArgs, Common, Format, Load};
 use super::data::client;
 use super::error::CliError;
 use super::output::{print_json, print_line};
+use super::pace::Pace;
 use crate::client::{Client, ClientError, Session};
 use crate::limits;
 
@@ -27,6 +28,13 @@ const VALUE_VARIETY_BYTES: usize = 4096;
 /// does not hold up the others.
 const CLIENTS_PER_SESSION: u64 = 256;
 
+/// Which key a request is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Random,
+    Sequential,
+}
+
 /// What all clients of a run share; they run on one thread.
 struct Run {
     client: Client,
@@ -35,6 +43,9 @@ struct Run {
     load: Load,
     total: u64,
     key_space: u64,
+    order: Order,
+    /// `None` if every client asks as fast as it is answered.
+    pace: Option<Pace>,
     value_size: usize,
     data: Bytes,
     started: Cell<u64>,
@@ -61,6 +72,13 @@ pub(super) async fn run(common: &Common, args: &BenchArgs) -> Result<(), CliErro
         load: args.load,
         total: args.total,
         key_space: args.key_space,
+        order: if args.sequential {
+            Order::Sequential
+        } else {
+            Order::Random
+        },
+        // The last thing before the clients start.
+        pace: pace(args)?,
         value_size: args.value_size,
         data,
         started: Cell::new(0),
@@ -101,8 +119,11 @@ impl Run {
                 return;
             }
             self.started.set(number + 1);
-            let began = Instant::now();
-            let outcome = self.request(session, scatter(number)).await;
+            let began = match &self.pace {
+                Some(pace) => pace.turn(number).await,
+                None => Instant::now(),
+            };
+            let outcome = self.request(session, number).await;
             let ended = Instant::now();
             self.last_end.set(ended);
             match outcome {
@@ -122,8 +143,13 @@ impl Run {
         }
     }
 
-    async fn request(&self, session: Option<&Session>, random: u64) -> Result<(), ClientError> {
-        let key = format!("bench/{:012}", random % self.key_space);
+    async fn request(&self, session: Option<&Session>, number: u64) -> Result<(), ClientError> {
+        let random = scatter(number);
+        let key = match self.order {
+            Order::Random => random % self.key_space,
+            Order::Sequential => number % self.key_space,
+        };
+        let key = format!("bench/{key:012}");
         match self.load {
             Load::Put => {
                 let offset = (random >> 32) as usize % VALUE_VARIETY_BYTES;
@@ -155,6 +181,12 @@ async fn sessions(
         }
     }
     Ok(sessions)
+}
+
+fn pace(args: &BenchArgs) -> Result<Option<Pace>, CliError> {
+    let start = |rate| Pace::start(f64::from(rate), args.total);
+    let pace = args.rate.map(start).transpose();
+    pace.map_err(|error| CliError::Failed(format!("cannot start a thread: {error}")))
 }
 
 fn report(common: &Common, run: &Run, seconds: f64) -> Result<(), CliError> {

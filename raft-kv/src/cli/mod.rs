@@ -13,6 +13,7 @@ mod log;
 mod logging;
 mod member;
 mod output;
+mod pace;
 mod pairs;
 mod serve;
 mod snapshot;

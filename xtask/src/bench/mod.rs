@@ -2,6 +2,7 @@
 //! the tables of `docs/BENCHMARKS.md`.
 
 mod failover;
+mod large;
 mod table;
 
 use std::fs;
@@ -10,7 +11,7 @@ use std::path::Path;
 use clap::Args;
 
 use crate::demo::cluster::{self, Cluster};
-use crate::demo::load::{Bar, BenchRun, Shape};
+use crate::demo::load::{Bar, BenchRun, Keys, Shape};
 use crate::demo::tool::Tool;
 use crate::demo::{await_leader, build};
 use table::{Row, median};
@@ -38,6 +39,9 @@ pub(crate) struct Options {
     /// Seconds that one measurement takes, about
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// Measures a store of so many keys instead: memory, restart, snapshots under load, catching up
+    #[arg(long, value_name = "N")]
+    keys: Option<u64>,
 }
 
 /// Measures, and prints tables in Markdown.
@@ -50,6 +54,14 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
         .prefix("raft-kv-bench-")
         .tempdir()
         .map_err(|error| format!("cannot create a directory for the data: {error}"))?;
+    if let Some(keys) = options.keys {
+        let plan = large::Plan {
+            keys,
+            rounds: options.rounds,
+            seconds: options.seconds,
+        };
+        return large::run(&binary, directory.path(), &plan);
+    }
     let ports = cluster::free_ports(NODES)?;
     let tool = Tool::new(&binary, &directory.path().join("tls"), &ports);
     tool.make_certificates(NODES)?;
@@ -104,6 +116,8 @@ fn shape(kind: &'static str, clients: u64, connections: u64) -> Shape {
         connections,
         value_bytes: VALUE_BYTES,
         keys: KEYS,
+        order: Keys::AtRandom,
+        rate: None,
         bar: Bar::Hidden,
     }
 }

@@ -17,6 +17,8 @@ const SHOWN_LOG_LINES: usize = 20;
 /// Servers; those that run are killed when dropped.
 pub(crate) struct Cluster {
     nodes: Vec<Node>,
+    /// Flags of every server, besides the necessary ones.
+    flags: Vec<&'static str>,
 }
 
 /// How a server gets into its cluster.
@@ -57,11 +59,24 @@ pub(crate) fn data_directory(directory: &Path, id: u64) -> PathBuf {
 
 impl Cluster {
     pub(crate) fn start(tool: &Tool, directory: &Path, ports: &[u16]) -> Result<Self, String> {
+        Self::start_with(tool, directory, ports, &[])
+    }
+
+    /// Starts servers with more flags than the necessary ones.
+    pub(crate) fn start_with(
+        tool: &Tool,
+        directory: &Path,
+        ports: &[u16],
+        flags: &[&'static str],
+    ) -> Result<Self, String> {
         let peers: Vec<String> = (1u64..)
             .zip(ports)
             .map(|(id, port)| format!("{id}=127.0.0.1:{port}"))
             .collect();
-        let mut cluster = Self { nodes: Vec::new() };
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            flags: flags.to_vec(),
+        };
         for (id, port) in (1u64..).zip(ports) {
             cluster.start_node(tool, directory, (id, *port), Way::Among(&peers))?;
         }
@@ -101,6 +116,7 @@ impl Cluster {
         }
         command.arg("--data-dir").arg(data_directory(directory, id));
         command.arg("--tls-dir").arg(tool.tls_directory());
+        command.args(&self.flags);
         let mut node = Node {
             id,
             endpoint,
@@ -117,6 +133,13 @@ impl Cluster {
     pub(crate) fn endpoints(&self) -> Vec<String> {
         let running = self.nodes.iter().filter(|node| node.process.is_some());
         running.map(|node| node.endpoint.clone()).collect()
+    }
+
+    /// The port of a node.
+    pub(crate) fn port(&self, id: u64) -> Result<u16, String> {
+        let node = self.nodes.iter().find(|node| node.id == id);
+        let port = node.and_then(|node| node.endpoint.rsplit(':').next()?.parse().ok());
+        port.ok_or_else(|| format!("there is no node {id}"))
     }
 
     /// The process ids of the nodes that run.

@@ -113,6 +113,14 @@ pub(crate) enum Bar {
     Hidden,
 }
 
+/// Which key comes next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keys {
+    AtRandom,
+    /// Each once, if there are as many operations as keys.
+    InOrder,
+}
+
 /// What a load does.
 pub(crate) struct Shape {
     /// `put`, or `get` for linearizable reads.
@@ -123,6 +131,10 @@ pub(crate) struct Shape {
     pub(crate) value_bytes: u64,
     /// How many different keys there are.
     pub(crate) keys: u64,
+    pub(crate) order: Keys,
+    /// Operations per second that are due, whether earlier ones have ended or not; `None` for as
+    /// many as are answered.
+    pub(crate) rate: Option<u64>,
     pub(crate) bar: Bar,
 }
 
@@ -135,6 +147,8 @@ impl Shape {
             connections: 2,
             value_bytes: 256,
             keys: 10_000,
+            order: Keys::AtRandom,
+            rate: None,
             bar,
         }
     }
@@ -168,6 +182,12 @@ impl BenchRun {
             ("--connections", shape.connections),
         ] {
             command.args([flag, &number.to_string()]);
+        }
+        if shape.order == Keys::InOrder {
+            command.arg("--sequential");
+        }
+        if let Some(rate) = shape.rate {
+            command.args(["--rate", &rate.to_string()]);
         }
         let stderr = match shape.bar {
             Bar::Shown => Stdio::inherit(),
