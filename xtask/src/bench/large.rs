@@ -25,7 +25,7 @@ const SHARE: f64 = 0.3;
 const ONLY_ON_REQUEST: [&str; 4] = [
     "--snapshot-log-bytes",
     "1000000000000",
-    "--snapshot-log-entries",
+    "--snapshot-entries",
     "1000000000000",
 ];
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
