@@ -7,6 +7,9 @@ use crate::workspace::cargo;
 /// Members of the workspace that are never published.
 const UNPUBLISHED: [&str; 2] = ["xtask", "benches"];
 
+/// Seeds of the simulator in a run of CI.
+const CI_SEEDS: u64 = 1_000;
+
 /// A crate that must stay usable without another.
 struct Without {
     package: &'static str,
@@ -43,7 +46,7 @@ const INDEPENDENCE: [Without; 4] = [
 /// # Errors
 /// The first check that fails.
 pub(crate) fn run() -> Result<(), String> {
-    let mut steps = Steps::new(8);
+    let mut steps = Steps::new(9);
     steps.run("format", || {
         steps::call(&mut cargo(&["fmt", "--all", "--check"]))
     })?;
@@ -56,6 +59,7 @@ pub(crate) fn run() -> Result<(), String> {
         steps::call(&mut cargo(&check))
     })?;
     steps.run("packages", packages)?;
+    steps.run("simulator", || crate::sim::run_for_ci(CI_SEEDS))?;
     steps.run("tests", || test(false))?;
     steps.summary();
     Ok(())

@@ -22,20 +22,13 @@ pub(crate) struct Options {
 /// A bug is not found, or the build fails.
 #[cfg(not(feature = "mutants"))]
 pub(crate) fn run_mutants(options: &Options) -> Result<(), String> {
-    let mut arguments = vec![
-        "run",
-        "--quiet",
-        "--package",
-        "xtask",
-        "--features",
-        "mutants",
-    ];
     let (seeds, jobs) = (options.seeds.to_string(), options.jobs.to_string());
-    arguments.extend(["--", "mutants", "--seeds", &seeds, "--jobs", &jobs]);
+    let mut arguments = vec!["mutants", "--seeds", &seeds, "--jobs", &jobs];
     if let Some(only) = &options.only {
         arguments.extend(["--only", only]);
     }
-    crate::steps::call(&mut crate::workspace::cargo(&arguments))
+    let arguments: Vec<_> = arguments.into_iter().map(String::from).collect();
+    super::run_optimised(&["--features", "mutants"], &arguments)
 }
 
 /// Looks for each bug.
