@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use raft_log::snapshot::verify_snapshot;
 use raft_log::vfs::RealVfs;
-use raft_node::{ApplyOn, FatalError, NodeState, SnapshotPolicy};
+use raft_node::{ApplyOn, FatalError, FetchProgress, NodeState, SnapshotPolicy};
 use raft_proto::LogIndex;
 
 use group::{Group, run};
@@ -83,10 +83,8 @@ fn a_receiver_that_restarts_goes_on_where_it_was() {
         toll.allow(u64::MAX);
         group.boot(late);
         group.agree().await;
-        let passed = toll.passed();
-        let most = fetching.total_bytes + TWICE_AT_MOST;
-        assert!(passed <= most, "{passed} of {} bytes", fetching.total_bytes);
-        assert_eq!(group.status(late).await.snapshots.installed, 1);
+        check_fetched_once(&toll, &fetching);
+        assert!(group.status(late).await.snapshots.installed >= 1);
         group.stop().await;
     });
 }
@@ -94,6 +92,17 @@ fn a_receiver_that_restarts_goes_on_where_it_was() {
 /// What may pass a second time after a restart: what was on the way, and a chunk that was not
 /// whole.
 const TWICE_AT_MOST: u64 = 256 << 10;
+
+/// All of that snapshot passed, and little of it twice. Another leader may have offered a newer one
+/// afterwards, because nothing is kept behind its own.
+fn check_fetched_once(toll: &Toll, fetched: &FetchProgress) {
+    let (passed, total) = (toll.passed_of(fetched.last_included), fetched.total_bytes);
+    assert!(passed >= total, "only {passed} of {total} bytes passed");
+    assert!(
+        passed <= total + TWICE_AT_MOST,
+        "{passed} bytes passed of {total}"
+    );
+}
 
 #[test]
 fn a_sender_that_restarts_is_asked_for_the_rest() {
@@ -108,10 +117,8 @@ fn a_sender_that_restarts_is_asked_for_the_rest() {
         toll.allow(u64::MAX);
         group.boot(fetching.from.0);
         group.agree().await;
-        let passed = toll.passed();
-        let most = fetching.total_bytes + TWICE_AT_MOST;
-        assert!(passed <= most, "{passed} of {} bytes", fetching.total_bytes);
-        assert_eq!(group.status(late).await.snapshots.installed, 1);
+        check_fetched_once(&toll, &fetching);
+        assert!(group.status(late).await.snapshots.installed >= 1);
         group.stop().await;
     });
 }

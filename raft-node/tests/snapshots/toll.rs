@@ -1,17 +1,20 @@
 //! Stands in every node's way out: counts the bytes of snapshots that pass, stops them beyond an
 //! allowance, and slows them down.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use raft_node::{Link, SendError, Transport, TransportBuilder};
-use raft_proto::{Message, NodeId};
+use raft_proto::{LogIndex, LogPosition, Message, NodeId};
 use tokio::time::{Instant, sleep_until};
 
 struct Gate {
     passed: u64,
+    /// By the last entry that the snapshot covers.
+    passed_of: BTreeMap<LogIndex, u64>,
     allowed: u64,
     bytes_per_ms: Option<u64>,
     /// When the next one may pass.
@@ -25,6 +28,7 @@ impl Toll {
     pub(crate) fn free() -> Self {
         Self(Arc::new(Mutex::new(Gate {
             passed: 0,
+            passed_of: BTreeMap::new(),
             allowed: u64::MAX,
             bytes_per_ms: None,
             free_at: None,
@@ -40,8 +44,10 @@ impl Toll {
         self.0.lock().unwrap().bytes_per_ms = Some(bytes_per_ms);
     }
 
-    pub(crate) fn passed(&self) -> u64 {
-        self.0.lock().unwrap().passed
+    /// Bytes that passed of the snapshot that ends there.
+    pub(crate) fn passed_of(&self, end: LogPosition) -> u64 {
+        let gate = self.0.lock().unwrap();
+        gate.passed_of.get(&end.index).copied().unwrap_or_default()
     }
 
     pub(crate) fn on(&self, inner: Box<dyn TransportBuilder>) -> Box<dyn TransportBuilder> {
@@ -49,12 +55,13 @@ impl Toll {
     }
 
     /// When so many bytes may pass; `None` if never.
-    fn admit(&self, bytes: u64) -> Option<Instant> {
+    fn admit(&self, end: LogPosition, bytes: u64) -> Option<Instant> {
         let mut gate = self.0.lock().unwrap();
         if gate.passed + bytes > gate.allowed {
             return None;
         }
         gate.passed += bytes;
+        *gate.passed_of.entry(end.index).or_default() += bytes;
         let now = Instant::now();
         let Some(bytes_per_ms) = gate.bytes_per_ms else {
             return Some(now);
@@ -82,7 +89,7 @@ impl Transport for TollTransport {
         let Message::FetchSnapshotResponse(part) = &message else {
             return self.1.send(to, uncounted, message);
         };
-        let Some(at) = self.0.admit(part.data.len() as u64) else {
+        let Some(at) = self.0.admit(part.last_included, part.data.len() as u64) else {
             return Ok(());
         };
         if at <= Instant::now() {
