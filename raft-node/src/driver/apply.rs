@@ -34,9 +34,9 @@ pub struct ApplyBatch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flow {
     Open,
-    /// The state is about to be replaced, or being replaced: what waits is answered from the new
-    /// one, never from half of it.
-    AwaitsRestore,
+    /// The state is about to be replaced by the snapshot that ends here, or being replaced: what
+    /// waits is answered from the new one, never from half of it.
+    AwaitsRestore(LogPosition),
 }
 
 /// What the applier gets next.
@@ -72,14 +72,14 @@ impl ApplyQueue {
     /// The log goes, and a snapshot takes its place: nothing of it is handed over any more.
     pub(super) fn await_restore(&mut self, position: LogPosition) {
         assert!(position.index >= self.next, "what is applied stays applied");
-        self.flow = Flow::AwaitsRestore;
+        self.flow = Flow::AwaitsRestore(position);
         self.supplied.clear();
     }
 
     /// The state machine becomes that of a snapshot. Nothing is handed over until it has.
     pub(super) fn begin_restore(&mut self, position: LogPosition) {
         assert!(position.index >= self.next, "what is applied stays applied");
-        self.flow = Flow::AwaitsRestore;
+        self.flow = Flow::AwaitsRestore(position);
         self.supplied.clear();
         self.reading = false;
         self.next = position.index.next();
@@ -92,7 +92,10 @@ impl ApplyQueue {
             position.index.next() == self.next,
             "nothing was handed over since"
         );
-        self.flow = Flow::Open;
+        if self.flow == Flow::AwaitsRestore(position) {
+            self.flow = Flow::Open;
+        }
+        // Else another one was installed meanwhile: the log has nothing that follows this one.
         self.applied = position.index;
     }
 
@@ -100,7 +103,7 @@ impl ApplyQueue {
     pub(super) fn handed_over(&self) -> Option<LogIndex> {
         match self.flow {
             Flow::Open => Some(self.next.previous()),
-            Flow::AwaitsRestore => None,
+            Flow::AwaitsRestore(_) => None,
         }
     }
 
@@ -126,7 +129,7 @@ impl ApplyQueue {
 
     /// Entries read back from the log, from `first` on.
     pub(super) fn supply(&mut self, first: LogIndex, entries: Vec<Entry>) {
-        if self.flow == Flow::AwaitsRestore || first != self.next {
+        if self.flow != Flow::Open || first != self.next {
             // Read from a log that was replaced meanwhile.
             return;
         }
@@ -157,7 +160,7 @@ impl ApplyQueue {
         mut ready_queries: impl FnMut(LogIndex) -> Option<Vec<(Bytes, QueryWaiter)>>,
     ) -> Option<(LogIndex, LogIndex)> {
         loop {
-            if self.is_full(max_bytes) || self.flow == Flow::AwaitsRestore {
+            if self.is_full(max_bytes) || self.flow != Flow::Open {
                 return None;
             }
             if let Some(queries) = ready_queries(self.next) {
@@ -183,7 +186,7 @@ impl ApplyQueue {
     }
 
     pub(super) fn take_batch(&mut self) -> Option<ApplyBatch> {
-        if self.batch.is_empty() || self.flow == Flow::AwaitsRestore {
+        if self.batch.is_empty() || self.flow != Flow::Open {
             return None;
         }
         self.in_flight_bytes += self.batch_bytes;

@@ -121,8 +121,8 @@ pub(super) struct Snapshots {
     waiters: Vec<SnapshotWaiter>,
     fetch: Option<Fetch>,
     last_fetch: FetchId,
-    /// The last one that was fetched whole.
-    received: Option<SnapshotDescription>,
+    /// The last one that was fetched and replaced the log, until the state machine has it.
+    installing: Option<SnapshotDescription>,
     restoring: Option<LogPosition>,
     readers: Readers,
     /// A compaction up to here is under way.
@@ -157,7 +157,7 @@ impl Snapshots {
             waiters: Vec::new(),
             fetch: None,
             last_fetch: FetchId::default(),
-            received: None,
+            installing: None,
             restoring: None,
             readers: Readers::default(),
             compacting: None,

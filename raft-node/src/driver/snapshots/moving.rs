@@ -235,8 +235,10 @@ impl Driver {
         let Some(fetch) = self.end_fetch() else {
             return;
         };
-        self.snapshots.received = Some(fetch.snapshot.clone());
         self.core.handle_snapshot_received(now, &fetch.snapshot);
+        if self.core.base_position() == fetch.position() {
+            self.snapshots.installing = Some(fetch.snapshot);
+        }
     }
 
     fn end_fetch(&mut self) -> Option<Fetch> {
@@ -268,9 +270,9 @@ impl Driver {
         self.core.handle_applied(now, position.index);
         self.apply.restored(position);
         self.snapshots.counts.installed += 1;
-        let received = self.snapshots.received.take();
-        let installed = received.filter(|received| received.last_included == position);
-        if let Some(installed) = installed {
+        let installing = &mut self.snapshots.installing;
+        // If the next one is being installed already, that one will be the newest.
+        if let Some(installed) = installing.take_if(|s| s.last_included == position) {
             self.snapshots.schedule.replaced(installed.total_bytes);
             self.snapshots.newest = Some(installed);
         }
