@@ -49,8 +49,7 @@ pub(super) fn run(binary: &Path, directory: &Path, plan: &Plan) -> Result<(), St
     load_keys(&tool, &servers, plan)?;
     for port in &ports {
         let began = Instant::now();
-        let file = directory.join("snapshot");
-        let bytes = tool.at(&[*port]).save_snapshot(&file)?;
+        let bytes = take_snapshot(&tool.at(&[*port]), directory)?;
         let seconds = began.elapsed().as_secs_f64();
         say(&format!(
             "snapshot of the node at {port}: {bytes} bytes, made, fetched and stored in {seconds:.2} s"
@@ -62,6 +61,14 @@ pub(super) fn run(binary: &Path, directory: &Path, plan: &Plan) -> Result<(), St
     catch_up(&tool, &mut servers, directory)?;
     memory(&servers)?;
     servers.stop()
+}
+
+/// Has a node make a snapshot and fetches it; returns its length.
+fn take_snapshot(tool: &Tool, directory: &Path) -> Result<u64, String> {
+    let file = directory.join("snapshot");
+    let bytes = tool.save_snapshot(&file)?;
+    fs::remove_file(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(bytes)
 }
 
 fn load_keys(tool: &Tool, servers: &Cluster, plan: &Plan) -> Result<(), String> {
@@ -167,7 +174,7 @@ fn with_snapshots(
         let snapshots = scope.spawn(|| {
             let mut taken = 0;
             while !is_over.load(Ordering::Relaxed) {
-                tool.save_snapshot(&directory.join("snapshot"))?;
+                take_snapshot(tool, directory)?;
                 taken += 1;
             }
             Ok(taken)
