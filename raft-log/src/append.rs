@@ -23,7 +23,7 @@ use crate::vfs::BLOCK_BYTES;
 pub(crate) enum Purpose {
     /// To make staged changes durable.
     Change,
-    /// To make the staged mark durable before everything else that is staged.
+    /// To make the staged mark and hard state durable before what else is staged.
     Mark,
     /// To vouch for the batch before.
     Vouch,
@@ -294,7 +294,8 @@ fn draft<'a>(
 ) -> Draft<'a> {
     let (hard_state, mark, keep) = match next.purpose {
         Purpose::Change => (staged.hard_state, staged.mark, staged.keep),
-        Purpose::Mark => (state.hard_state, staged.mark, mark_keeps(staged, state)),
+        // The mark may be of a term that only the staged hard state has reached.
+        Purpose::Mark => (staged.hard_state, staged.mark, mark_keeps(staged, state)),
         Purpose::Vouch => (state.hard_state, state.mark, state.last),
     };
     Draft {

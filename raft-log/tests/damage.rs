@@ -488,6 +488,49 @@ fn a_full_disk_does_not_keep_a_snapshot_from_replacing_the_log() {
     }
 }
 
+/// A snapshot of a later term replaces the log while the disk is full, and the process dies before
+/// there is room: a log must not end in a term that its hard state has not reached.
+#[test]
+fn a_mark_that_goes_first_takes_its_term_with_it() {
+    let vfs = MemVfs::new(5);
+    let (dir, mut log, _) = open(&vfs).unwrap();
+    for index in 1..=20 {
+        append(&mut log, vec![entry(index, 5000)]).unwrap();
+    }
+    vfs.set_capacity(Some(0));
+    let full = (21..).find_map(|index| append(&mut log, vec![entry(index, 5000)]).err());
+    assert!(matches!(full, Some(LogError::DiskFull { .. })));
+    let through = LogPosition {
+        index: log.last().index.plus(30),
+        term: log.last().term.next(),
+    };
+    let hard_state = HardState {
+        term: through.term,
+        vote: None,
+    };
+    assert!(log.hard_state().term < through.term);
+    log.compact_prefix(through).unwrap();
+    let next = Entry {
+        index: through.index.next(),
+        term: through.term,
+        ..entry(1, 5000)
+    };
+    let write = LogWrite {
+        hard_state: Some(hard_state),
+        entries: vec![next],
+        ..LogWrite::default()
+    };
+    log.stage(write).unwrap();
+    assert!(matches!(log.sync(), Err(LogError::DiskFull { .. })));
+    assert_eq!(log.snapshot(), through, "the mark went first");
+    drop((dir, log));
+    let crashed = vfs.crash(&mut |_| false);
+    crashed.set_capacity(None);
+    let (_dir, log, recovered) = open(&crashed).unwrap();
+    assert_eq!(log.last(), through);
+    assert_eq!(recovered.hard_state, hard_state);
+}
+
 fn open_as(vfs: &MemVfs, change: impl Fn(&mut LogIdentity)) -> String {
     let dir = DataDir::open(vfs.shared(), Path::new(DIRECTORY), NODE).unwrap();
     let mut identity = LogIdentity {
