@@ -14,7 +14,7 @@ use super::store::Shared;
 use crate::vfs::{AlignedBuffer, BLOCK_BYTES, VfsFile};
 
 /// How much is written and synced at once, in bytes: so that no sync of the log waits for more.
-const WRITE_BYTES: usize = 4 << 20;
+const WRITE_BYTES: usize = 1 << 20;
 
 /// Writes one snapshot. Dropped before [`SnapshotWriter::finish`], it leaves nothing.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl SnapshotWriter {
         })
     }
 
-    /// Appends to the payload. Every 4 MiB it waits for the disk.
+    /// Appends to the payload. Every MiB it waits for the disk.
     ///
     /// # Errors
     /// [`SnapshotError::TooLarge`], or what the file system says; then nothing more can be written

@@ -181,7 +181,7 @@ impl Driver {
                 self.core.handle_applied(now, through);
                 self.apply.done(through, bytes);
             }
-            Input::CutPart { cut, part } => self.take_cut_part(cut, part),
+            Input::CutPart { cut, part } => self.take_cut_part(now, cut, part),
             Input::SnapshotDone(done) => self.handle_snapshot_done(now, done),
             Input::Compacted(through) => self.handle_compacted(now, through),
             Input::Restored(position) => self.handle_restored(now, position),

@@ -240,7 +240,7 @@ impl Driver {
 
     pub(super) fn handle_snapshot_done(&mut self, now: Time, done: SnapshotDone) {
         match done {
-            SnapshotDone::Written { cut } => self.continue_saving(cut),
+            SnapshotDone::Written { cut } => self.continue_saving(now, cut),
             SnapshotDone::Saved { cut, snapshot } => self.finish_saving(now, cut, snapshot),
             SnapshotDone::SaveFailed { cut, error } => self.fail_saving(now, cut, error),
             SnapshotDone::PartRead { to, part, found } => self.send_part(to, part, found),

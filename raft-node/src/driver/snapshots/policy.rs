@@ -35,6 +35,9 @@ pub struct SnapshotPolicy {
     pub max_retained_bytes: u64,
     /// About how much of a cut is taken at once, in bytes, between two batches of commands.
     pub part_bytes: usize,
+    /// How fast a snapshot is taken at most, in bytes per second: so that its writing leaves the
+    /// disk and the processor to the log and to requests.
+    pub save_bytes_per_second: u64,
     /// Most bytes of a snapshot that are on the way to this node at a time.
     pub fetch_window_bytes: u32,
     /// Most bytes asked for at once.
@@ -56,6 +59,7 @@ impl Default for SnapshotPolicy {
             keep_bytes: 16 << 20,
             max_retained_bytes: 1 << 30,
             part_bytes: 128 << 10,
+            save_bytes_per_second: 64 << 20,
             fetch_window_bytes: 128 << 10,
             fetch_part_bytes: 32 << 10,
             fetch_retry: Duration::from_secs(1),
@@ -93,6 +97,7 @@ impl SnapshotPolicy {
             ("max_log_bytes", self.max_log_bytes),
             ("max_log_entries", self.max_log_entries),
             ("part_bytes", self.part_bytes as u64),
+            ("save_bytes_per_second", self.save_bytes_per_second),
             ("fetch_part_bytes", u64::from(self.fetch_part_bytes)),
         ];
         if let Some((name, _)) = limits.iter().find(|(_, limit)| *limit == 0) {

@@ -19,7 +19,7 @@ const MAX_PARTS_WAITING: usize = 2;
 enum Taking {
     /// It was asked for a part.
     Asked,
-    /// It is asked once there is room.
+    /// It is asked once there is room, and time.
     Paused,
     /// All of the cut was taken.
     Done,
@@ -33,6 +33,8 @@ pub(super) struct Saving {
     /// What had been applied since the cut before.
     growth: Growth,
     taking: Taking,
+    /// The next part is not taken before: see [`super::SnapshotPolicy::save_bytes_per_second`].
+    next_part_at: Time,
     /// Parts handed over to be written and not yet written.
     writing: usize,
     bytes: u64,
@@ -60,7 +62,7 @@ impl Driver {
     pub(in super::super) fn pump_snapshots(&mut self, now: Time) {
         self.snapshots.next_cut_at = None;
         if self.snapshots.saving.is_some() {
-            return;
+            return self.resume_saving(now);
         }
         let Some(index) = self.apply.handed_over() else {
             return;
@@ -99,6 +101,7 @@ impl Driver {
             began: now,
             growth: self.snapshots.schedule.growth(),
             taking: Taking::Asked,
+            next_part_at: now,
             writing: 0,
             bytes: 0,
             waiters: std::mem::take(&mut self.snapshots.waiters),
@@ -119,7 +122,8 @@ impl Driver {
     }
 
     /// The state machine gave a part of its cut.
-    pub(in super::super) fn take_cut_part(&mut self, cut: CutId, part: Option<Bytes>) {
+    pub(in super::super) fn take_cut_part(&mut self, now: Time, cut: CutId, part: Option<Bytes>) {
+        let pace = self.limits.snapshots.save_bytes_per_second;
         let Some(saving) = self.snapshots.saving_of(cut) else {
             return;
         };
@@ -128,28 +132,42 @@ impl Driver {
             self.outputs.push_back(Output::Cut(CutStep::End));
             return self.ask(SnapshotJob::Finish { cut });
         };
-        saving.bytes += part.len() as u64;
+        let bytes = part.len() as u64;
+        saving.bytes += bytes;
         saving.writing += 1;
-        let has_room = saving.writing < MAX_PARTS_WAITING;
-        if !has_room {
-            saving.taking = Taking::Paused;
-        }
+        saving.taking = Taking::Paused;
+        saving.next_part_at = saving
+            .next_part_at
+            .max(now)
+            .plus_ns(duration_ns(bytes, pace));
         self.ask(SnapshotJob::Write { cut, part });
-        if has_room {
-            self.ask_for_part(cut);
-        }
+        self.resume_saving(now);
     }
 
     /// A part was written.
-    pub(super) fn continue_saving(&mut self, cut: CutId) {
-        let Some(saving) = self.snapshots.saving_of(cut) else {
+    pub(super) fn continue_saving(&mut self, now: Time, cut: CutId) {
+        if let Some(saving) = self.snapshots.saving_of(cut) {
+            saving.writing -= 1;
+            self.resume_saving(now);
+        }
+    }
+
+    /// Takes the next part if there is room and it is time; else sees to it that it is taken then.
+    fn resume_saving(&mut self, now: Time) {
+        let Some(saving) = self.snapshots.saving.as_mut() else {
             return;
         };
-        saving.writing -= 1;
-        if saving.taking == Taking::Paused {
-            saving.taking = Taking::Asked;
-            self.ask_for_part(cut);
+        let has_room = saving.writing < MAX_PARTS_WAITING;
+        if saving.taking != Taking::Paused || !has_room {
+            return;
         }
+        if now < saving.next_part_at {
+            self.snapshots.next_cut_at = Some(saving.next_part_at);
+            return;
+        }
+        saving.taking = Taking::Asked;
+        let cut = saving.cut;
+        self.ask_for_part(cut);
     }
 
     /// The snapshot is durable.
@@ -201,4 +219,10 @@ impl Driver {
         self.ask(SnapshotJob::Abandon { cut: saving.cut });
         self.snapshots.waiters.extend(saving.waiters);
     }
+}
+
+/// How long so many bytes take at a speed; at most a few seconds for a part.
+fn duration_ns(bytes: u64, bytes_per_second: u64) -> u64 {
+    let ns = u128::from(bytes) * 1_000_000_000 / u128::from(bytes_per_second.max(1));
+    u64::try_from(ns).unwrap_or(u64::MAX)
 }
