@@ -1,12 +1,14 @@
-//! Snapshots that arrive while the state machine is still being restored from an earlier one: the
-//! driver alone, message by message.
+//! Snapshots as one driver sees them, message by message: those that arrive while the state machine is
+//! still being restored from an earlier one, and one that cannot be read any more.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::sync::mpsc::channel;
 
 use bytes::Bytes;
 use raft_core::{Config, PersistId, RaftCore, Recovered, Time};
-use raft_node::driver::{Driver, DriverLimits, FetchId, Input, Output, SnapshotDone, SnapshotJob};
+use raft_node::driver::{
+    Driver, DriverLimits, FetchId, Input, Output, PartName, SnapshotDone, SnapshotJob,
+};
 use raft_proto::{
     AppendRequest, Boot, Entry, EntryKind, InstallSnapshotRequest, LogIndex, LogPosition, Member,
     Membership, Message, NodeId, SnapshotDescription, Term,
@@ -211,4 +213,33 @@ fn a_snapshot_that_came_too_late_does_not_hide_the_one_installed() {
     follower.give(Input::Restored(at(10)));
     assert_eq!(follower.driver.newest_snapshot(), Some(&snapshot(10)));
     assert_eq!(follower.handed_over, 1, "entries 11 and 12");
+}
+
+/// The file of the newest snapshot is damaged, so a peer gets nothing of it. It would be offered the
+/// same one until enough has been written for another.
+#[test]
+fn a_snapshot_that_cannot_be_read_is_followed_by_another() {
+    let mut follower = Follower::new();
+    follower.receive(10);
+    follower.sync();
+    follower.give(Input::Restored(at(10)));
+    follower.append_after(10);
+    follower.sync();
+    assert_eq!(follower.cuts, 0, "none is due");
+    let unreadable = |index| {
+        let part = PartName {
+            last_included: at(index),
+            offset: 0,
+            max_bytes: 1,
+        };
+        let (to, found) = (NodeId(3), None);
+        Input::SnapshotDone(SnapshotDone::PartRead { to, part, found })
+    };
+    follower.give(unreadable(9));
+    assert_eq!(follower.cuts, 0, "an older one was removed");
+    follower.give(unreadable(10));
+    assert_eq!(
+        follower.cuts, 2,
+        "it begins, and the first part is asked for"
+    );
 }

@@ -55,6 +55,11 @@ impl Driver {
 
     pub(super) fn send_part(&mut self, to: NodeId, part: PartName, found: FoundPart) {
         self.snapshots.readers.answered(to);
+        let newest = self.snapshots.newest.as_ref();
+        if found.is_none() && newest.is_some_and(|s| s.last_included == part.last_included) {
+            // The newest one is never removed, so it is damaged: nobody gets it any more.
+            self.snapshots.want();
+        }
         let (data, total_bytes) = found.unwrap_or_default();
         self.snapshots.counts.served_bytes += data.len() as u64;
         let response = FetchSnapshotResponse {
