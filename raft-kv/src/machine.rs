@@ -3,11 +3,12 @@
 use std::io::{self, Read};
 
 use bytes::Bytes;
-use raft_node::{Applied, StateMachine};
+use raft_node::{Applied, StateMachine, Step};
 use raft_proto::{LogIndex, Term};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 mod cut;
+mod long;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
@@ -216,6 +217,10 @@ impl StateMachine for KvMachine {
 
     fn query(&mut self, query: &Bytes) -> Bytes {
         Self::query(self, query)
+    }
+
+    fn takes_long(&self, step: Step<'_>) -> bool {
+        long::takes_long(self, step)
     }
 
     fn begin_snapshot(&mut self) {

@@ -201,6 +201,19 @@ pub enum Refusal {
     ReplyMemory,
 }
 
+impl Refusal {
+    /// Whether a session refused a write because it has no room for its reply at the moment. Unlike
+    /// every other refusal it is not the write's outcome: an attempt that arrives later may find
+    /// room.
+    #[must_use]
+    pub const fn is_of_session_room(&self) -> bool {
+        matches!(
+            self,
+            Self::SessionWindow | Self::SessionReplies | Self::ReplyMemory
+        )
+    }
+}
+
 /// Everything the state machine can answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {

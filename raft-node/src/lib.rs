@@ -99,7 +99,7 @@ pub use driver::{
 pub use error::{FatalError, LeaderHint, ProposeError, ReadError, SnapshotError, TransferError};
 pub use handle::{Proposal, Raft};
 pub use link::{Link, NotDelivered};
-pub use machine::{Applied, Small, SmallState, StateMachine};
+pub use machine::{Applied, Small, SmallState, StateMachine, Step};
 pub use membership::{ChangeError, ChangeSafety};
 pub use memory::MemoryNetwork;
 pub use metrics::{Histogram, Metrics};

@@ -16,6 +16,15 @@ pub struct Applied<'a> {
     pub command: &'a Bytes,
 }
 
+/// Something that a state machine is about to be asked to do.
+#[derive(Clone, Copy, Debug)]
+pub enum Step<'a> {
+    /// A command to apply.
+    Command(&'a Bytes),
+    /// A query to answer.
+    Query(&'a Bytes),
+}
+
 /// Replicated state. Raft calls it from one thread at a time, in log order, on every node.
 ///
 /// `apply` must be deterministic: the same commands give the same state and replies everywhere,
@@ -33,6 +42,14 @@ pub trait StateMachine: Send + 'static {
 
     /// Answers a query from the current state, without changing it.
     fn query(&mut self, query: &Bytes) -> Bytes;
+
+    /// Whether a step may take longer than about a millisecond, as a scan of many keys does. It only
+    /// matters with [`crate::ApplyOn::NodeThread`]: a batch with such a step is then carried out on
+    /// another thread, so that heartbeats and elections go on meanwhile. Must be quick itself.
+    fn takes_long(&self, step: Step<'_>) -> bool {
+        let _ = step;
+        false
+    }
 
     /// Freezes one cut: the state as of now. Must be cheap, because it runs between two commands.
     /// There is at most one cut at a time.

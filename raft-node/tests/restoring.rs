@@ -2,6 +2,7 @@
 //! still being restored from an earlier one, and one that cannot be read any more.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use bytes::Bytes;
@@ -113,14 +114,19 @@ impl Follower {
         self.give(Input::Persisted(id));
     }
 
-    /// The leader offers a snapshot, and all of it arrives.
-    fn receive(&mut self, index: u64) {
+    /// The leader offers a snapshot.
+    fn offer(&mut self, index: u64) {
         self.sequence += 1;
         self.hear(InstallSnapshotRequest {
             term: TERM,
             sequence: self.sequence,
             snapshot: snapshot(index),
         });
+    }
+
+    /// The leader offers a snapshot, and all of it arrives.
+    fn receive(&mut self, index: u64) {
+        self.offer(index);
         let fetch = self.fetch.take().unwrap();
         self.give(Input::SnapshotDone(SnapshotDone::Receiving {
             fetch,
@@ -242,4 +248,27 @@ fn a_snapshot_that_cannot_be_read_is_followed_by_another() {
         follower.cuts, 2,
         "it begins, and the first part is asked for"
     );
+}
+
+#[test]
+fn after_a_transfer_that_failed_here_the_next_one_waits() {
+    let mut follower = Follower::new();
+    let mut now = Time::ZERO;
+    let mut pauses = Vec::new();
+    follower.offer(10);
+    for _ in 0..3 {
+        let fetch = follower.fetch.take().unwrap();
+        let error = Arc::new(std::io::Error::other("no room"));
+        let failed = SnapshotDone::ReceiveFailed { fetch, error };
+        follower.driver.handle(now, Input::SnapshotDone(failed));
+        let began = now;
+        // The leader offers again and again.
+        while follower.fetch.is_none() {
+            now = now.plus_ms(250);
+            follower.driver.handle_timeout(now);
+            follower.offer(10);
+        }
+        pauses.push(now.ms_since(began));
+    }
+    assert_eq!(pauses, [1_000, 2_000, 4_000]);
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::protocol::{Redirect, ServerRefusal};
+use crate::reply::Refusal;
 
 /// Times of a call, all counted from its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +98,9 @@ pub enum Problem {
     /// The session has expired, or never existed.
     #[error("the session has expired")]
     SessionExpired,
+    /// The session has no room for the reply of another write.
+    #[error("the session has no room: {0}")]
+    NoRoom(Refusal),
 }
 
 /// How long parts of an attempt may take, all from now on.
@@ -258,6 +262,7 @@ impl Call {
                     Problem::Refused(refusal) => !refusal.is_transient(),
                     Problem::Incompatible(_) => true,
                     Problem::SessionExpired
+                    | Problem::NoRoom(_)
                     | Problem::NotConnected { .. }
                     | Problem::NoEndpoint(_)
                     | Problem::NotSent(_)
@@ -375,6 +380,25 @@ mod tests {
         let refused = Attempt::NotDone::<()>(Problem::Refused(ServerRefusal::Malformed));
         assert!(matches!(
             write.next(refused, NOW),
+            Next::Done(Err(CallError::Unknown(_)))
+        ));
+    }
+
+    #[test]
+    fn a_session_without_room_does_not_undo_an_earlier_attempt() {
+        let no_room = || Attempt::NotDone::<()>(Problem::NoRoom(Refusal::SessionReplies));
+        let late = Duration::from_secs(5);
+        let mut write = call(Repetition::CountedOnce);
+        assert!(is_retry(&write.next(no_room(), NOW)));
+        assert!(matches!(
+            write.next(no_room(), late),
+            Next::Done(Err(CallError::TimedOut { .. }))
+        ));
+        let mut write = call(Repetition::CountedOnce);
+        assert!(is_retry(&write.next(lost(), NOW)));
+        assert!(is_retry(&write.next(no_room(), NOW)));
+        assert!(matches!(
+            write.next(no_room(), late),
             Next::Done(Err(CallError::Unknown(_)))
         ));
     }

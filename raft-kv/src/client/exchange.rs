@@ -9,6 +9,10 @@ use super::pool::{Connected, Pool};
 use super::request::Request;
 use super::scout::Doubt;
 use crate::protocol::{self, Redirect, RequestKind, ResponseKind, ServerRefusal};
+use crate::reply::Reply;
+
+/// Longest reply that is looked at for a refusal, in bytes: all refusals are shorter.
+const REFUSAL_BYTES_MAX: usize = 32;
 
 /// What a server answered: the kind and the body.
 pub(super) type Answer = (ResponseKind, Bytes);
@@ -81,11 +85,29 @@ fn answered(
         Ok(response) => response,
         Err(error) => return request_failed(address, &error),
     };
-    let attempt = attempt_of(address, response);
+    let mut attempt = attempt_of(address, response);
+    if let (RequestKind::Write, Attempt::Answered(answer)) = (kind, &attempt)
+        && let Some(problem) = no_room(answer)
+    {
+        attempt = Attempt::NotDone(problem);
+    }
     if shows_progress(kind, &attempt) {
         connected.activity.note();
     }
     attempt
+}
+
+/// A session that has no room for another reply refuses this attempt of a write, not the write: an
+/// earlier attempt that is still on its way may find room. So it is tried again, and not called
+/// rejected.
+fn no_room((kind, body): &Answer) -> Option<Problem> {
+    let may_refuse = *kind == ResponseKind::Answer && body.len() <= REFUSAL_BYTES_MAX;
+    match may_refuse.then(|| Reply::from_bytes(body))? {
+        Ok(Reply::Refused(refusal)) if refusal.is_of_session_room() => {
+            Some(Problem::NoRoom(refusal))
+        }
+        Ok(_) | Err(_) => None,
+    }
 }
 
 /// Whether an answer shows that the cluster makes progress through this server. A server that is
@@ -157,5 +179,27 @@ fn attempt_of(address: &str, response: Response) -> Attempt<Answer> {
             Err(error) => unsure(error.to_string()),
         },
         ResponseKind::Unknown => Attempt::Unsure(Problem::ServerUnsure),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reply::{Refusal, ReplyRef};
+
+    #[test]
+    fn a_session_without_room_refuses_the_attempt_and_not_the_write() {
+        let answer = |refusal| (ResponseKind::Answer, ReplyRef::Refused(refusal).to_bytes());
+        let of_room = [
+            Refusal::SessionWindow,
+            Refusal::SessionReplies,
+            Refusal::ReplyMemory,
+        ];
+        for refusal in of_room {
+            assert_eq!(no_room(&answer(refusal)), Some(Problem::NoRoom(refusal)));
+        }
+        let bytes = u64::MAX;
+        assert_eq!(no_room(&answer(Refusal::ValueTooLong { bytes })), None);
+        assert_eq!(no_room(&(ResponseKind::Done, Bytes::new())), None);
     }
 }

@@ -40,7 +40,7 @@ use self::record::Record;
 pub(crate) use self::restore::Restorer;
 use self::tree::Tree;
 use crate::limits::MAX_RANGE_REPLY_BYTES;
-use crate::operation::{RangeQuery, Revision};
+use crate::operation::{KeyRange, RangeQuery, Revision};
 use crate::reply::{PairRef, RangeRef, RangeReply, Refusal};
 
 /// The keys, their values and their history.
@@ -148,6 +148,11 @@ impl Store {
     #[must_use]
     pub const fn oldest_revision(&self) -> Revision {
         self.oldest
+    }
+
+    /// Whether more keys than `count` exist in a range; looks at one more than that at most.
+    pub(crate) fn holds_more_than(&self, range: &KeyRange<'_>, count: usize) -> bool {
+        self.live_range(range).nth(count).is_some()
     }
 
     /// How many keys exist.

@@ -9,7 +9,7 @@ use raft_proto::{EntryKind, LogPosition};
 use crate::driver::{ApplyBatch, ApplyItem, CutStep, Input};
 use crate::error::FatalError;
 use crate::inbox::{Inbox, Notice};
-use crate::machine::{Applied, StateMachine};
+use crate::machine::{Applied, StateMachine, Step};
 use crate::startup;
 
 /// What the applier does, in order.
@@ -72,27 +72,32 @@ pub(super) enum Applier {
     Inline(InlineApplier),
 }
 
-/// The state machine on the main thread. To be restored it goes to another thread and back, because
-/// that takes long; what comes meanwhile waits for it.
+/// The state machine on the main thread. For whatever takes long it goes to another thread and back;
+/// what comes meanwhile waits for it, and the main thread goes on with everything else.
 pub(super) struct InlineApplier {
     /// `None` while it is away.
     machine: Option<Box<dyn StateMachine>>,
     waiting: VecDeque<ApplierJob>,
-    restorer: Sender<RestoreJob>,
+    away: Sender<AwayJob>,
 }
 
-/// A state machine to be restored, and from where.
-pub(super) struct RestoreJob {
+/// A state machine, and what takes long.
+pub(super) struct AwayJob {
     machine: Box<dyn StateMachine>,
-    position: LogPosition,
+    work: LongWork,
+}
+
+enum LongWork {
+    Apply(ApplyBatch),
+    Restore(LogPosition),
 }
 
 impl Applier {
-    pub(super) fn inline(machine: Box<dyn StateMachine>, restorer: Sender<RestoreJob>) -> Self {
+    pub(super) fn inline(machine: Box<dyn StateMachine>, away: Sender<AwayJob>) -> Self {
         Self::Inline(InlineApplier {
             machine: Some(machine),
             waiting: VecDeque::new(),
-            restorer,
+            away,
         })
     }
 
@@ -133,12 +138,13 @@ impl InlineApplier {
                 return Ok(());
             };
             let done = match job {
+                ApplierJob::Apply(batch) if takes_long(machine.as_ref(), &batch) => {
+                    return self.send_away(machine, LongWork::Apply(batch));
+                }
                 ApplierJob::Apply(batch) => Some(apply_batch(machine.as_mut(), batch)),
                 ApplierJob::Cut(step) => take_cut_step(machine.as_mut(), step),
                 ApplierJob::Restore(position) => {
-                    let job = RestoreJob { machine, position };
-                    let sent = self.restorer.send(job);
-                    return sent.map_err(|_| FatalError::Thread("restorer"));
+                    return self.send_away(machine, LongWork::Restore(position));
                 }
             };
             if let Some(done) = done {
@@ -148,6 +154,20 @@ impl InlineApplier {
         }
         Ok(())
     }
+
+    fn send_away(&self, machine: Box<dyn StateMachine>, work: LongWork) -> Result<(), FatalError> {
+        let sent = self.away.send(AwayJob { machine, work });
+        sent.map_err(|_| FatalError::Thread("long work"))
+    }
+}
+
+fn takes_long(machine: &dyn StateMachine, batch: &ApplyBatch) -> bool {
+    batch.items.iter().any(|item| match item {
+        ApplyItem::Entry(entry, _) => {
+            entry.kind == EntryKind::Command && machine.takes_long(Step::Command(&entry.payload))
+        }
+        ApplyItem::Query(query, _) => machine.takes_long(Step::Query(query)),
+    })
 }
 
 /// The applier thread: runs until the sender of jobs is gone.
@@ -170,16 +190,17 @@ pub(super) fn run(
     }
 }
 
-/// The restorer thread: restores machines and gives them back, until the sender of jobs is gone.
-pub(super) fn run_restorer(snapshots: &SnapshotStore, jobs: &Receiver<RestoreJob>, inbox: &Inbox) {
-    while let Ok(RestoreJob {
-        mut machine,
-        position,
-    }) = jobs.recv()
-    {
-        let notice = restore(machine.as_mut(), snapshots, position);
-        inbox.push_notice(Notice::Machine(machine));
+/// The thread for what takes long: works on machines and gives them back, until the sender of jobs
+/// is gone.
+pub(super) fn run_away(snapshots: &SnapshotStore, jobs: &Receiver<AwayJob>, inbox: &Inbox) {
+    while let Ok(AwayJob { mut machine, work }) = jobs.recv() {
+        let notice = match work {
+            LongWork::Apply(batch) => Notice::Input(apply_batch(machine.as_mut(), batch)),
+            LongWork::Restore(position) => restore(machine.as_mut(), snapshots, position),
+        };
+        // Its result first: the next batch may be done, and say so, as soon as the machine is back.
         inbox.push_notice(notice);
+        inbox.push_notice(Notice::Machine(machine));
     }
 }
 

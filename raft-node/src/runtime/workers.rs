@@ -63,10 +63,10 @@ impl Workers {
         threads.start("snapshotter", Box::new(snapshot))?;
         let applier = match parts.apply_on {
             ApplyOn::NodeThread => {
-                let (restorer, jobs) = unbounded();
-                let restore = move || applier::run_restorer(&snapshots, &jobs, &notices);
-                threads.start("restorer", Box::new(restore))?;
-                Applier::inline(machine, restorer)
+                let (away, jobs) = unbounded();
+                let long_work = move || applier::run_away(&snapshots, &jobs, &notices);
+                threads.start("long work", Box::new(long_work))?;
+                Applier::inline(machine, away)
             }
             ApplyOn::OwnThread => {
                 let (batches, jobs) = unbounded();

@@ -43,7 +43,7 @@ pub use self::jobs::{
 pub use self::policy::{PolicyError, SnapshotPolicy};
 
 use self::fetching::Fetch;
-use self::policy::Schedule;
+use self::policy::{Backoff, Schedule};
 use self::saving::Saving;
 use self::serving::Readers;
 use super::Driver;
@@ -120,6 +120,10 @@ pub(super) struct Snapshots {
     /// They get a cut that is made after they asked.
     waiters: Vec<SnapshotWaiter>,
     fetch: Option<Fetch>,
+    /// Transfers in a row that failed here.
+    fetch_failures: Backoff,
+    /// After such a failure no snapshot is fetched until then.
+    refuse_at: Option<Time>,
     last_fetch: FetchId,
     /// The last one that was fetched and replaced the log, until the state machine has it.
     installing: Option<SnapshotDescription>,
@@ -156,6 +160,8 @@ impl Snapshots {
             next_cut_at: None,
             waiters: Vec::new(),
             fetch: None,
+            fetch_failures: Backoff::default(),
+            refuse_at: None,
             last_fetch: FetchId::default(),
             installing: None,
             restoring: None,
@@ -184,7 +190,7 @@ impl Snapshots {
 
     pub(super) fn deadline(&self, policy: &SnapshotPolicy) -> Option<Time> {
         let fetch = self.fetch.as_ref().and_then(|fetch| fetch.deadline(policy));
-        let deadlines = [self.next_cut_at, fetch, self.upkeep_at];
+        let deadlines = [self.next_cut_at, fetch, self.refuse_at, self.upkeep_at];
         deadlines.into_iter().flatten().min()
     }
 
@@ -260,6 +266,7 @@ impl Driver {
 
     pub(super) fn handle_snapshot_timeout(&mut self, now: Time) {
         self.retry_fetch(now);
+        self.end_fetch_pause(now);
         if self.snapshots.upkeep_at.is_some_and(|due| due <= now) {
             self.tend_snapshots(now);
         }

@@ -10,6 +10,7 @@ use super::super::io::Output;
 use super::Snapshots;
 use super::fetching::{Arrival, Ask, Fetch};
 use super::jobs::{FetchId, FoundPart, JobError, PartName, PartReader, PartWaiter, SnapshotJob};
+use super::policy::Backoff;
 use super::serving::{MAX_PART_BYTES, Reader};
 
 impl Snapshots {
@@ -97,6 +98,8 @@ impl Driver {
         let (node, index) = (self.core.id().0, snapshot.last_included.index.0);
         let bytes = snapshot.total_bytes;
         tracing::info!(node, from = from.0, index, bytes, "a snapshot is fetched");
+        // The core has taken another offer: the pause was for the one before.
+        self.snapshots.refuse_at = None;
         self.snapshots.last_fetch.0 += 1;
         let id = self.snapshots.last_fetch;
         let fetch = Fetch::new(id, from, snapshot.clone(), now);
@@ -228,8 +231,22 @@ impl Driver {
         self.end_fetch();
         self.snapshots.counts.failed += 1;
         let node = self.core.id().0;
-        tracing::warn!(node, %error, "a snapshot was not received; the leader offers another");
-        self.core.handle_snapshot_failed(now);
+        tracing::warn!(node, %error, "a snapshot was not received; another is fetched after a pause");
+        // Offers are answered "fetching" until then: another attempt would begin by checking all
+        // that was stored, and fail at once as long as the disk is full or failing.
+        self.snapshots.refuse_at = Some(self.snapshots.fetch_failures.failed(now));
+    }
+
+    /// The pause after a transfer that failed here is over: the leader may offer a snapshot again.
+    pub(super) fn end_fetch_pause(&mut self, now: Time) {
+        if self
+            .snapshots
+            .refuse_at
+            .take_if(|due| *due <= now)
+            .is_some()
+        {
+            self.core.handle_snapshot_failed(now);
+        }
     }
 
     /// The snapshot is whole, checked and durable under its name.
@@ -240,6 +257,7 @@ impl Driver {
         let Some(fetch) = self.end_fetch() else {
             return;
         };
+        self.snapshots.fetch_failures = Backoff::default();
         self.core.handle_snapshot_received(now, &fetch.snapshot);
         if self.core.base_position() == fetch.position() {
             self.snapshots.installing = Some(fetch.snapshot);

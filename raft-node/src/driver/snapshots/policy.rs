@@ -87,6 +87,21 @@ pub enum PolicyError {
     },
 }
 
+/// Pauses after failures in a row: a second, and twice as long each time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// Another failure: returns when to try again.
+    pub(super) fn failed(&mut self, now: Time) -> Time {
+        let pause = Duration::from_secs(1 << self.failures.min(6));
+        self.failures = self.failures.saturating_add(1);
+        after(now, pause.min(MAX_BACKOFF))
+    }
+}
+
 impl SnapshotPolicy {
     /// Refuses what cannot work.
     ///
@@ -144,7 +159,7 @@ pub(super) struct Schedule {
     /// Bytes of the newest snapshot.
     snapshot_bytes: u64,
     not_before: Time,
-    failures: u32,
+    failures: Backoff,
     /// Somebody needs one, whatever has grown.
     is_wanted: bool,
 }
@@ -155,7 +170,7 @@ impl Schedule {
             growth: Growth::default(),
             snapshot_bytes,
             not_before: Time::ZERO,
-            failures: 0,
+            failures: Backoff::default(),
             is_wanted: false,
         }
     }
@@ -199,7 +214,7 @@ impl Schedule {
     ) {
         self.growth = self.growth.since(at_cut);
         self.snapshot_bytes = bytes;
-        self.failures = 0;
+        self.failures = Backoff::default();
         self.is_wanted = false;
         let took = Duration::from_nanos(now.0.saturating_sub(began.0));
         self.not_before = after(now, took.max(policy.min_pause));
@@ -207,9 +222,7 @@ impl Schedule {
 
     /// It could not be written: the next attempt waits, twice as long each time.
     pub(super) fn failed(&mut self, now: Time) {
-        let backoff = Duration::from_secs(1 << self.failures.min(6));
-        self.failures = self.failures.saturating_add(1);
-        self.not_before = after(now, backoff.min(MAX_BACKOFF));
+        self.not_before = self.failures.failed(now);
     }
 
     /// The whole state was replaced by a snapshot of this size.
