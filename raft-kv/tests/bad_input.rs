@@ -57,6 +57,8 @@ fn wrong_usage_has_its_own_exit_code() {
         &["get", "k", "--timeout=5"],
         &["cas", "k", "v"],
         &["server", "--id=1", "--data-dir=d", "--listen=here"],
+        &["server", "--id=0", "--data-dir=d", "--listen=127.0.0.1:1"],
+        &["get", "k", "--print-value-only", "-w=json"],
         &["bench", "put", "--clients=0"],
         &["get", "k"],
     ] {

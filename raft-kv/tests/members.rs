@@ -247,6 +247,18 @@ async fn a_learner_waits_for_its_promotion_if_it_is_told_to() {
 }
 
 #[tokio::test]
+async fn a_node_that_belongs_to_a_cluster_need_not_be_told_how_to_begin() {
+    let mut cluster = Cluster::start(2).await;
+    let joined = grow(&mut cluster);
+    for id in [1, joined] {
+        cluster.kill(id);
+        cluster.start_untold(id);
+        cluster.client().put("k", id.to_string()).await.unwrap();
+        cluster.converged(&[1, 2, joined]).await;
+    }
+}
+
+#[tokio::test]
 async fn changes_that_cannot_be_are_refused_with_reasons() {
     let mut cluster = Cluster::start(1).await;
     cluster.client().put("k", "v").await.unwrap();

@@ -256,6 +256,20 @@ async fn a_part_that_was_left_behind_is_gone_on_with_or_replaced() {
 }
 
 #[tokio::test]
+async fn what_was_acknowledged_is_in_a_snapshot_saved_afterwards() {
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client();
+    for round in 0..6 {
+        // Followers learn a while later that it is committed.
+        client.put("round", round.to_string()).await.unwrap();
+        let written = client.get(b"round").await.unwrap().unwrap();
+        let found = verify(&save(&cluster, &format!("snapshot-{round}")));
+        let revision = found["revision"].as_u64().unwrap();
+        assert!(revision >= written.mod_revision.0, "{found}, {written:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_snapshot_is_saved_while_clients_write() {
     let cluster = Cluster::start(3).await;
     let client = cluster.client();

@@ -394,7 +394,7 @@ pub fn explain(refusal: &Refusal, local: NodeId, peer: NodeId) -> String {
         ),
         Refusal::WrongIncarnation { member } => format!(
             "{peer} belongs to a cluster in which {local} has another data directory (incarnation {member}): \
-             the directory of {local} was wiped, or it is not the one that joined. \
+             the directory of {local} was wiped, it is not the one that joined, or the two were restored from different snapshots. \
              What it had promised and stored is gone, so it cannot simply go on as {local}. \
              If the old directory still exists, start {local} on it. Otherwise re-admit the node: {readmit}. \
              If most members were wiped, so that the cluster of {peer} answers no more and its data is not wanted, \

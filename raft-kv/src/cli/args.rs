@@ -143,7 +143,7 @@ pub(super) struct DevArgs {
 #[derive(Debug, Args)]
 pub(super) struct ServerArgs {
     /// This node's id, from 1 on.
-    #[arg(long, env = "RAFT_KV_ID")]
+    #[arg(long, env = "RAFT_KV_ID", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) id: u64,
     /// Where this node keeps its data.
     #[arg(long, env = "RAFT_KV_DATA_DIR", value_name = "DIR")]

@@ -246,6 +246,10 @@ pub(super) async fn compare_and_swap(common: &Common, args: CasArgs) -> Result<(
 }
 
 pub(super) async fn get(common: &Common, args: GetArgs) -> Result<(), CliError> {
+    if args.print_value_only && common.write_out == Format::Json {
+        let message = "--print-value-only and -w json exclude each other; leave one out";
+        return Err(CliError::Usage(message.to_owned()));
+    }
     let query = query_of(&args);
     let (consistency, discovery) = match args.stale {
         true => (Consistency::Stale, Discovery::Given),

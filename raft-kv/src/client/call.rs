@@ -152,7 +152,7 @@ pub enum CallError {
     #[error("{0}")]
     Refused(Problem),
     /// Out of time; nothing has changed.
-    #[error("gave up after {after:?}: {last}")]
+    #[error("gave up after {} ms: {last}", .after.as_millis())]
     TimedOut {
         /// How long it was tried.
         after: Duration,

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use raft_log::vfs::RealVfs;
+use raft_log::{DataDir, DirError};
 use raft_node::{ApplyOn, RaftConfig, SnapshotPolicy, StartKind};
 use raft_proto::NodeId;
 use thiserror::Error;
@@ -159,20 +161,25 @@ pub enum ConfigError {
         /// Those given.
         peers: String,
     },
+    /// Whether the data directory belongs to a cluster cannot be seen.
+    #[error(transparent)]
+    Directory(#[from] DirError),
     /// Timers, limits or log options that cannot work.
     #[error(transparent)]
     Node(#[from] raft_node::StartError),
 }
 
 impl ServerConfig {
-    /// Checks the members, and returns the configuration of the node.
+    /// Checks the members, and returns the configuration of the node. Looks into the data
+    /// directory if neither peers nor [`StartMode::Join`] say how to begin; changes nothing.
     ///
     /// # Errors
     /// [`ConfigError`].
     pub fn to_raft(&self) -> Result<RaftConfig, ConfigError> {
-        self.check_peers()?;
+        let start = self.start_mode()?;
+        self.check_peers(start)?;
         let peers = self.peers.iter().map(|p| (p.id, p.address.clone()));
-        let mut raft = match self.start {
+        let mut raft = match start {
             StartMode::Form => RaftConfig::new(self.id, peers.collect()),
             StartMode::Join => RaftConfig {
                 start: StartKind::Join {
@@ -194,8 +201,20 @@ impl ServerConfig {
         Ok(raft)
     }
 
-    fn check_peers(&self) -> Result<(), ConfigError> {
-        if self.peers.is_empty() && self.start == StartMode::Form {
+    /// A node that belongs to a cluster goes on there. It needs neither the voters of a new one nor
+    /// to be told that it joins.
+    fn start_mode(&self) -> Result<StartMode, ConfigError> {
+        if self.start == StartMode::Join || !self.peers.is_empty() {
+            return Ok(self.start);
+        }
+        match DataDir::peek(&RealVfs, &self.data_dir)? {
+            Some((_, Some(_))) => Ok(StartMode::Join),
+            Some((_, None)) | None => Ok(StartMode::Form),
+        }
+    }
+
+    fn check_peers(&self, start: StartMode) -> Result<(), ConfigError> {
+        if self.peers.is_empty() && start == StartMode::Form {
             return Err(ConfigError::NoPeers);
         }
         let mut ids: BTreeMap<NodeId, &str> = BTreeMap::new();
@@ -216,7 +235,7 @@ impl ServerConfig {
                 });
             }
         }
-        if !ids.contains_key(&self.id) && self.start == StartMode::Form {
+        if !ids.contains_key(&self.id) && start == StartMode::Form {
             let peers: Vec<String> = self.peers.iter().map(PeerAddress::to_string).collect();
             return Err(ConfigError::OwnIdMissing {
                 id: self.id.0,

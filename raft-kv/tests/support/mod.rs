@@ -268,6 +268,12 @@ impl Cluster {
         self.start_as(id, command);
     }
 
+    /// Starts a node that is told neither the voters nor to join.
+    pub(crate) fn start_untold(&mut self, id: usize) {
+        let command = self.bare_server_command(id);
+        self.start_as(id, command);
+    }
+
     fn start_as(&mut self, id: usize, mut command: Command) {
         assert!(self.servers[id - 1].is_none(), "node {id} runs already");
         let log = File::options()

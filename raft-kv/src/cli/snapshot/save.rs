@@ -58,7 +58,7 @@ async fn save(
     common: &Common,
     file: &Path,
 ) -> Result<(String, SnapshotSummary), CliError> {
-    let endpoint = first_that_answers(client, common).await?;
+    let endpoint = furthest(client, common).await?;
     let part = part_of(file);
     for _ in 0..MAX_SNAPSHOTS {
         let offer = client.take_snapshot(&endpoint).await?;
@@ -83,16 +83,28 @@ fn part_of(file: &Path) -> PathBuf {
     name.into()
 }
 
-/// The first of the endpoints, in the order in which they were given, that is up.
-async fn first_that_answers(client: &Client, common: &Common) -> Result<String, CliError> {
-    let mut problems = Vec::new();
+/// The endpoint that has applied the most; of several the first, in the order they were given.
+///
+/// A leader acknowledges a write once it has applied it. So if the leader is among the endpoints
+/// that answer, what was acknowledged before is in the snapshot, whichever of them makes it.
+async fn furthest(client: &Client, common: &Common) -> Result<String, CliError> {
     let statuses = client.status().await;
+    let mut problems = Vec::new();
+    let mut furthest: Option<(&String, u64)> = None;
     for endpoint in &common.endpoints {
         match statuses.iter().find(|(address, _)| address == endpoint) {
-            Some((_, Ok(_))) => return Ok(endpoint.clone()),
+            Some((_, Ok(status))) => {
+                let applied = status.applied_index;
+                if furthest.is_none_or(|(_, most)| applied > most) {
+                    furthest = Some((endpoint, applied));
+                }
+            }
             Some((_, Err(error))) => problems.push(format!("{endpoint}: {error}")),
             None => {}
         }
+    }
+    if let Some((endpoint, _)) = furthest {
+        return Ok(endpoint.clone());
     }
     Err(CliError::Failed(format!(
         "no endpoint answers: {}",
