@@ -11,6 +11,7 @@ mod workers;
 
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use raft_core::RaftCore;
 use raft_log::DataDir;
@@ -199,7 +200,10 @@ impl Life {
         let directory = Arc::clone(&self.directory);
         let (node, options) = (self.config.core.id, self.config.log);
         let open = move || {
+            let began = Instant::now();
             let opened = startup::open(&directory, cluster, options)?;
+            let took_ms = began.elapsed().as_millis();
+            tracing::info!(node = node.0, took_ms, "log open, newest snapshot checked");
             // A formed node's log was created with the first entry. An empty one has lost votes
             // and entries that this node answered for.
             let found = &opened.found;
@@ -208,7 +212,10 @@ impl Life {
             }
             if let Some(newest) = &opened.newest {
                 let (store, position) = (&opened.snapshots, newest.last_included);
+                let began = Instant::now();
                 startup::restore(machine.as_mut(), store, position)?;
+                let (index, took_ms) = (position.index.0, began.elapsed().as_millis());
+                tracing::info!(node = node.0, index, took_ms, "state machine restored");
             }
             Ok((opened, machine))
         };
