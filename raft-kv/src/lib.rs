@@ -37,6 +37,8 @@ pub mod protocol;
 pub mod reply;
 pub mod server;
 pub mod session;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod snapshot;
 pub mod store;
 pub mod txn;

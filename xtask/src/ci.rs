@@ -7,8 +7,14 @@ use crate::workspace::cargo;
 /// Members of the workspace that are never published.
 const UNPUBLISHED: [&str; 2] = ["xtask", "benches"];
 
-/// Seeds of the simulator in a run of CI.
+/// Seeds of the simulator in a run of CI, with its own example of a workload.
 const CI_SEEDS: u64 = 1_000;
+
+/// The same with the service.
+const CI_SEEDS_KV: u64 = 300;
+
+/// The service's part of the simulator, which a build of the server does not have.
+const SIMULATION: &str = "raft-kv/simulation";
 
 /// A crate that must stay usable without another.
 struct Without {
@@ -59,7 +65,9 @@ pub(crate) fn run() -> Result<(), String> {
         steps::call(&mut cargo(&check))
     })?;
     steps.run("packages", packages)?;
-    steps.run("simulator", || crate::sim::run_for_ci(CI_SEEDS))?;
+    steps.run("simulator", || {
+        crate::sim::run_for_ci(CI_SEEDS, CI_SEEDS_KV)
+    })?;
     steps.run("tests", || test(false))?;
     steps.summary();
     Ok(())
@@ -70,7 +78,7 @@ pub(crate) fn run() -> Result<(), String> {
 /// # Errors
 /// A test fails or does not compile.
 pub(crate) fn test(release: bool) -> Result<(), String> {
-    let mut arguments = vec!["test", "--workspace"];
+    let mut arguments = vec!["test", "--workspace", "--features", SIMULATION];
     if release {
         arguments.push("--release");
     }
@@ -82,6 +90,8 @@ fn clippy() -> Result<(), String> {
         "clippy",
         "--workspace",
         "--all-targets",
+        "--features",
+        SIMULATION,
         "--",
         "-D",
         "warnings",
@@ -90,7 +100,7 @@ fn clippy() -> Result<(), String> {
 }
 
 fn documentation() -> Result<(), String> {
-    let mut command = cargo(&["doc", "--workspace", "--no-deps"]);
+    let mut command = cargo(&["doc", "--workspace", "--no-deps", "--features", SIMULATION]);
     steps::call(command.env("RUSTDOCFLAGS", "-D warnings"))
 }
 

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use raft_sim::campaign::{Failure, Plan, Report, run};
-use raft_sim::registers::Registers;
 use raft_sim::{Mark, Tally, TraceDepth};
 use serde_json::json;
+
+use super::workload::Factory;
 
 /// One seed in so many runs twice and must leave the same trace.
 const REPEAT_EVERY: u64 = 100;
@@ -25,6 +26,7 @@ pub(crate) struct Campaign {
     first: u64,
     seeds: Option<u64>,
     deadline: Option<Instant>,
+    workload: Factory,
     taken: AtomicU64,
     outcome: Mutex<Outcome>,
 }
@@ -45,11 +47,17 @@ pub(crate) struct Outcome {
 }
 
 impl Campaign {
-    pub(crate) fn new(first: u64, seeds: Option<u64>, deadline: Option<Instant>) -> Self {
+    pub(crate) fn new(
+        first: u64,
+        seeds: Option<u64>,
+        deadline: Option<Instant>,
+        workload: Factory,
+    ) -> Self {
         Self {
             first,
             seeds,
             deadline,
+            workload,
             taken: AtomicU64::new(0),
             outcome: Mutex::default(),
         }
@@ -76,9 +84,9 @@ impl Campaign {
         while let Some(seed) = self.next_seed() {
             let plan = Plan::draw(seed);
             let depth = TraceDepth::Latest(LATEST);
-            let result = run(&plan, &Registers::boxed, depth);
+            let result = run(&plan, &self.workload, depth);
             let repeated = seed.is_multiple_of(REPEAT_EVERY).then(|| {
-                let again = run(&plan, &Registers::boxed, TraceDepth::Latest(0));
+                let again = run(&plan, &self.workload, TraceDepth::Latest(0));
                 again.map(|report| report.trace_hash)
             });
             if let Err(failure) = &result {

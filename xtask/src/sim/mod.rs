@@ -3,17 +3,18 @@
 mod campaign;
 mod mutants;
 mod story;
+mod workload;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use raft_sim::TraceDepth;
 use raft_sim::campaign::{Failure, Plan, run, shrink};
-use raft_sim::registers::Registers;
 
 pub(crate) use self::mutants::{Options as MutantOptions, run_mutants};
 
 use self::campaign::Campaign;
+use self::workload::{Factory, Kind};
 
 /// Most runs that shrinking a failing seed may take.
 const SHRINK_RUNS_MAX: u32 = 400;
@@ -27,6 +28,9 @@ pub(crate) struct Options {
     /// Runs this one seed and tells what happened
     #[arg(long, conflicts_with_all = ["minutes", "seeds", "from"])]
     seed: Option<u64>,
+    /// What clients do
+    #[arg(long, value_enum, default_value_t)]
+    workload: Kind,
     /// Writes everything that happens in that seed to this file, as JSON lines
     #[arg(long, requires = "seed")]
     trace: Option<PathBuf>,
@@ -60,8 +64,9 @@ pub(crate) fn run_chore(options: &Options) -> Result<(), String> {
         return run_optimised(&[], &arguments);
     }
     silence_panics();
+    let workload = options.workload.factory()?;
     if let Some(seed) = options.seed {
-        return run_one(seed, options);
+        return run_one(seed, options, workload);
     }
     let deadline = options
         .minutes
@@ -70,7 +75,7 @@ pub(crate) fn run_chore(options: &Options) -> Result<(), String> {
         return Err("say which: --seed N, --seeds N or --minutes M".to_string());
     }
     let first = options.from.unwrap_or_else(seed_of_now);
-    let campaign = Campaign::new(first, options.seeds, deadline);
+    let campaign = Campaign::new(first, options.seeds, deadline, workload);
     let outcome = campaign.run(options.jobs.max(1));
     println!("{}", outcome.summary());
     for (seed, failure) in &outcome.failures {
@@ -79,7 +84,7 @@ pub(crate) fn run_chore(options: &Options) -> Result<(), String> {
     if let Some((seed, failure)) = outcome.failures.first_key_value()
         && !options.no_shrink
     {
-        story::tell_shrunk(&Plan::draw(*seed), failure.clone());
+        story::tell_shrunk(&Plan::draw(*seed), failure.clone(), workload);
     }
     if !outcome.failures.is_empty() {
         return Err(format!("{} seeds failed", outcome.failures.len()));
@@ -92,14 +97,20 @@ pub(crate) fn run_chore(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs so many seeds from the first one on, as CI does; every rare state must be reached.
+/// Runs so many seeds of each workload from the first one on, as CI does; with each every rare
+/// state must be reached.
 ///
 /// # Errors
 /// As [`run_chore`].
-pub(crate) fn run_for_ci(seeds: u64) -> Result<(), String> {
-    let seeds = seeds.to_string();
-    let arguments = ["sim", "--from", "1", "--require-marks", "--seeds", &seeds];
-    run_optimised(&[], &arguments.map(str::to_string))
+pub(crate) fn run_for_ci(registers: u64, kv: u64) -> Result<(), String> {
+    for (kind, seeds) in [(Kind::Registers, registers), (Kind::Kv, kv)] {
+        let seeds = seeds.to_string();
+        let mut arguments = vec!["sim", "--from", "1", "--require-marks", "--seeds", &seeds];
+        arguments.extend(["--workload", kind.name()]);
+        let arguments: Vec<_> = arguments.into_iter().map(str::to_string).collect();
+        run_optimised(&[], &arguments)?;
+    }
+    Ok(())
 }
 
 /// Whether this program was built and started by [`run_optimised`].
@@ -110,17 +121,18 @@ fn is_optimised() -> bool {
 /// Builds this program with optimisation, which makes seeds five times as cheap, and runs it.
 fn run_optimised(features: &[&str], arguments: &[String]) -> Result<(), String> {
     let mut all = vec!["run", "--quiet", "--package", "xtask", "--profile", "sim"];
+    all.extend(["--features", "kv"]);
     all.extend(features);
     all.push("--");
     all.extend(arguments.iter().map(String::as_str));
     crate::steps::call(crate::workspace::cargo(&all).env(OPTIMISED, "1"))
 }
 
-fn run_one(seed: u64, options: &Options) -> Result<(), String> {
+fn run_one(seed: u64, options: &Options, workload: Factory) -> Result<(), String> {
     let plan = Plan::draw(seed);
     story::tell_plan(&plan);
     let depth = TraceDepth::Full;
-    let outcome = run(&plan, &Registers::boxed, depth);
+    let outcome = run(&plan, &workload, depth);
     if let Some(path) = &options.trace {
         let records = match &outcome {
             Ok(report) => &report.trace,
@@ -138,7 +150,7 @@ fn run_one(seed: u64, options: &Options) -> Result<(), String> {
             if options.no_shrink {
                 story::tell_failure(&failure);
             } else {
-                story::tell_shrunk(&plan, failure);
+                story::tell_shrunk(&plan, failure, workload);
             }
             Err(format!("seed {seed}: {line}"))
         }
@@ -161,6 +173,6 @@ fn seed_of_now() -> u64 {
     now.map_or(1, |since| since.as_millis() as u64)
 }
 
-fn shrunk(plan: &Plan, failure: Failure) -> raft_sim::campaign::Shrunk {
-    shrink(plan, failure, &Registers::boxed, SHRINK_RUNS_MAX)
+fn shrunk(plan: &Plan, failure: Failure, workload: Factory) -> raft_sim::campaign::Shrunk {
+    shrink(plan, failure, &workload, SHRINK_RUNS_MAX)
 }

@@ -48,7 +48,8 @@ mod planted {
     use raft_proto::mutants::{Mutant, plant};
     use raft_sim::TraceDepth;
     use raft_sim::campaign::{Plan, run as run_plan};
-    use raft_sim::registers::Registers;
+
+    use super::super::workload::{Factory, Kind};
 
     /// Words of a failure that a table has room for.
     const WORDS: usize = 12;
@@ -67,6 +68,7 @@ mod planted {
         wanted.reverse();
         let queue = Mutex::new(wanted);
         let missed = Mutex::new(Vec::new());
+        let workloads = [Kind::Registers.factory()?, Kind::Kv.factory()?];
         println!("| planted bug | section | found by seed | as |\n| --- | --- | --- | --- |");
         std::thread::scope(|scope| {
             for _ in 0..jobs.max(1) {
@@ -76,7 +78,7 @@ mod planted {
                         let Some((mutant, section)) = next else {
                             return;
                         };
-                        match look_for(mutant, seeds) {
+                        match look_for(mutant, seeds, &workloads) {
                             Some(Found { seed, message }) => {
                                 println!("| {mutant:?} | {section} | {seed} | {message} |");
                             }
@@ -101,13 +103,17 @@ mod planted {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn look_for(mutant: Mutant, seeds: u64) -> Option<Found> {
+    /// Each seed runs with one workload after the other.
+    fn look_for(mutant: Mutant, seeds: u64, workloads: &[Factory]) -> Option<Found> {
         (1..=seeds).find_map(|seed| {
             let plan = Plan::draw(seed);
-            plant(Some(mutant));
-            let outcome = run_plan(&plan, &Registers::boxed, TraceDepth::Latest(0));
-            plant(None);
-            let failure = outcome.err()?;
+            let fails = |workload: &Factory| {
+                plant(Some(mutant));
+                let outcome = run_plan(&plan, workload, TraceDepth::Latest(0));
+                plant(None);
+                outcome.err()
+            };
+            let failure = workloads.iter().find_map(fails)?;
             let words: Vec<_> = failure.message.split_whitespace().take(WORDS).collect();
             let message = words.join(" ").replace('|', "/");
             Some(Found { seed, message })

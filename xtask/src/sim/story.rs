@@ -7,6 +7,8 @@ use raft_sim::Record;
 use raft_sim::campaign::{Failure, Plan, Report};
 use serde_json::json;
 
+use super::workload::Factory;
+
 /// How many of the latest events a story ends with.
 const LATEST: usize = 60;
 
@@ -46,10 +48,10 @@ pub(crate) fn tell_failure(failure: &Failure) {
 }
 
 /// Looks for a smaller plan that fails, and tells its end.
-pub(crate) fn tell_shrunk(plan: &Plan, failure: Failure) {
+pub(crate) fn tell_shrunk(plan: &Plan, failure: Failure, workload: Factory) {
     println!("after {} virtual ms: {}", failure.at_ms, failure.message);
     println!("looking for less that fails alike ...");
-    let shrunk = super::shrunk(plan, failure);
+    let shrunk = super::shrunk(plan, failure, workload);
     println!(
         "{} faults of {} are enough ({} runs):",
         shrunk.plan.faults.len(),
@@ -58,7 +60,7 @@ pub(crate) fn tell_shrunk(plan: &Plan, failure: Failure) {
     );
     tell_plan(&shrunk.plan);
     let depth = raft_sim::TraceDepth::Full;
-    let again = raft_sim::campaign::run(&shrunk.plan, &super::Registers::boxed, depth);
+    let again = raft_sim::campaign::run(&shrunk.plan, &workload, depth);
     tell_failure(&again.err().unwrap_or(shrunk.failure));
 }
 

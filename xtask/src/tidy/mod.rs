@@ -7,6 +7,7 @@ mod manifests;
 mod operations;
 mod pages;
 mod paths;
+mod pure;
 mod source;
 mod style;
 
@@ -119,6 +120,7 @@ fn problems(tree: &Tree) -> Vec<Problem> {
     manifests::check(tree, &mut problems);
     operations::check(tree, &mut problems);
     logs::check(tree, &mut problems);
+    pure::check(tree, &mut problems);
     // A line may name what does not exist more than once.
     problems.dedup();
     problems

@@ -1,0 +1,171 @@
+//! What clients asked and were told, and whether it keeps what the service promises.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use raft_sim::campaign::Judgement;
+use raft_sim::checker::linearizability::{Model, Operation, Verdict, check};
+use raft_sim::{Cluster, Time};
+
+use super::model::{Ask, Groups, Told};
+use crate::command::Command;
+
+/// Steps of the search for an order, per group; beyond them it is given up.
+const STEPS_MAX: u64 = 2_000_000;
+
+/// How a call ended, as the client was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    Answered(Time, Told),
+    /// It certainly has no effect.
+    Refused,
+    /// It may have an effect, now or later.
+    Unknown,
+}
+
+/// A call.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    pub(super) client: u64,
+    pub(super) ask: Ask,
+    /// What was sent, every time the same; `None` for a read.
+    pub(super) command: Option<Bytes>,
+    pub(super) called: Time,
+    pub(super) ended: Ended,
+}
+
+#[derive(Default)]
+struct Record {
+    calls: Vec<Call>,
+    /// Calls outside of the model: sessions, ticks, compactions.
+    others: u64,
+    /// The first answer that no promise allows.
+    broken: Option<String>,
+}
+
+/// The history of all clients of a run.
+#[derive(Clone, Default)]
+pub(super) struct History(Rc<RefCell<Record>>);
+
+impl History {
+    pub(super) fn add(&self, call: Call) {
+        self.0.borrow_mut().calls.push(call);
+    }
+
+    pub(super) fn count_other(&self) {
+        self.0.borrow_mut().others += 1;
+    }
+
+    /// An answer that no promise allows.
+    pub(super) fn broken(&self, what: String) {
+        self.0.borrow_mut().broken.get_or_insert(what);
+    }
+
+    /// Whether every promise was kept.
+    ///
+    /// # Errors
+    /// The first that was not.
+    pub(super) fn judge(&self, cluster: &Cluster) -> Result<Judgement, String> {
+        let record = self.0.borrow();
+        if let Some(broken) = &record.broken {
+            return Err(broken.clone());
+        }
+        let mut logged: BTreeMap<&Bytes, u64> = BTreeMap::new();
+        for applied in cluster.applied_commands() {
+            *logged.entry(&applied.command).or_default() += 1;
+        }
+        for call in &record.calls {
+            check_outcome(call, &logged)?;
+        }
+        let is_write = |call: &&Call| call.command.is_some();
+        let acknowledged = record.calls.iter().filter(is_write);
+        let acknowledged = acknowledged.filter_map(|call| match &call.ended {
+            Ended::Answered(at, _) => Some(*at),
+            Ended::Refused | Ended::Unknown => None,
+        });
+        Ok(Judgement {
+            operations: record.calls.len() as u64 + record.others,
+            acknowledged: acknowledged.collect(),
+            is_undecided: is_undecided(&operations(&record.calls, &logged))?,
+        })
+    }
+}
+
+/// Compares what a client was told with what is in the log.
+fn check_outcome(call: &Call, logged: &BTreeMap<&Bytes, u64>) -> Result<(), String> {
+    let Some(command) = &call.command else {
+        return Ok(());
+    };
+    let times = logged.get(command).copied().unwrap_or_default();
+    if times > 1 && !has_session(command) {
+        return Err(format!(
+            "exactly once: without a session, and {times} times in the log: {call:?}"
+        ));
+    }
+    match (&call.ended, times) {
+        (Ended::Answered(..), 0) => Err(format!(
+            "acknowledged write: it is nowhere in the log: {call:?}"
+        )),
+        (Ended::Refused, 1..) => Err(format!(
+            "refused write: it is in the log after all: {call:?}"
+        )),
+        (Ended::Answered(..) | Ended::Unknown, _) | (Ended::Refused, 0) => Ok(()),
+    }
+}
+
+fn has_session(command: &[u8]) -> bool {
+    match Command::decode(command) {
+        Ok(Command::Write { origin, .. } | Command::Txn { origin, .. }) => origin.is_some(),
+        Ok(Command::Register { .. } | Command::KeepAlive { .. } | Command::Tick { .. }) => true,
+        Err(error) => panic!("a command as sent: {error}"),
+    }
+}
+
+/// What the linearizability checker gets: not what certainly had no effect, which is what was
+/// refused, and what nobody knows the outcome of and the log does not have.
+fn operations(calls: &[Call], logged: &BTreeMap<&Bytes, u64>) -> Vec<Operation<Ask, Told>> {
+    let operation = |call: &Call| {
+        let answered = match &call.ended {
+            Ended::Answered(at, told) => Some((*at, told.clone())),
+            Ended::Unknown
+                if call
+                    .command
+                    .as_ref()
+                    .is_some_and(|c| logged.contains_key(c)) =>
+            {
+                None
+            }
+            Ended::Unknown | Ended::Refused => return None,
+        };
+        Some(Operation {
+            client: call.client,
+            input: call.ask.clone(),
+            called: call.called,
+            answered,
+        })
+    };
+    calls.iter().filter_map(operation).collect()
+}
+
+fn is_undecided(history: &[Operation<Ask, Told>]) -> Result<bool, String> {
+    match check(&Groups, history, STEPS_MAX) {
+        Verdict::Linearizable => Ok(false),
+        Verdict::Undecided { .. } => Ok(true),
+        Verdict::NotLinearizable { part, longest } => {
+            let mut message = format!("not linearizable: group {part}");
+            for (at, operation) in history.iter().enumerate() {
+                if Groups.part(&operation.input) == part {
+                    let fits = if longest.contains(&at) {
+                        "fits"
+                    } else {
+                        "left"
+                    };
+                    message.push_str(&format!("\n  {at:>4} {fits} {operation:?}"));
+                }
+            }
+            Err(message)
+        }
+    }
+}
