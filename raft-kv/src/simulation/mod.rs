@@ -7,10 +7,10 @@
 //! writes. What is not here is its I/O: connections, the pool, and asking around who leads.
 //!
 //! Judged is, besides what the simulator checks itself: the history of each group of keys is
-//! linearizable ([`model`]); no write counts twice, none that was refused counts at all, and every
-//! one that was acknowledged is in the log ([`history`]); and replicas that have applied the same
+//! linearizable (`model`); no write counts twice, none that was refused counts at all, and every
+//! one that was acknowledged is in the log (`history`); and replicas that have applied the same
 //! entries have the same [state hash](crate::machine::KvMachine::hash), after every entry and after
-//! every restored snapshot ([`replica`]).
+//! every restored snapshot (`replica`).
 
 mod clerk;
 mod history;
