@@ -5,10 +5,12 @@ use std::future::Future;
 use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use raft_net::{
     LocalIdentity, NetConfig, NetLimits, NetTiming, PeerHandler, QuicTransport, TlsIdentity,
 };
+use raft_node::driver::SnapshotPolicy;
 use raft_node::{ApplyOn, Link, SendError, Transport, TransportBuilder};
 use raft_proto::{Boot, ClusterId, GroupId, Hello, Incarnation, Message, NodeId, Refusal, Term};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
@@ -221,5 +223,41 @@ fn heartbeats_keep_their_rhythm_while_a_snapshot_flows() {
         assert!(during >= HEARTBEATS, "only {during} heartbeats");
         assert!(worst > 0, "nothing was measured");
         assert!(worst <= MOST_BETWEEN, "{worst} bytes arrived before one");
+    });
+}
+
+/// Under load, newer snapshots are taken while one crawls over the line. The follower must not need
+/// the next one as soon as it has the first.
+#[test]
+fn a_follower_behind_a_slow_line_under_load_needs_one_snapshot() {
+    run(async {
+        let rate = Rate::default();
+        rate.store(FAST, std::sync::atomic::Ordering::Relaxed);
+        let carrier = Metered::new(&rate, &Arc::default()).await;
+        let policy = SnapshotPolicy {
+            keep_entries: 5,
+            max_retained_bytes: 1 << 30,
+            // The follower that is down counts as gone at once.
+            fetch_patience: Duration::from_millis(1_500),
+            ..eager()
+        };
+        let mut group = Group::start_on(Box::new(carrier), ApplyOn::OwnThread, policy).await;
+        let late = leave_behind(&mut group, 20, 100_000).await;
+        rate.store(SLOW, std::sync::atomic::Ordering::Relaxed);
+        let leader = group.leader().await;
+        let taken = group.status(leader).await.snapshots.taken;
+        group.boot(late);
+        while group.status(late).await.snapshots.installed == 0 {
+            group.fill(100).await;
+        }
+        let during = group.status(leader).await.snapshots.taken - taken;
+        assert!(during >= 3, "{during} were taken meanwhile");
+        for _ in 0..200 {
+            group.fill(100).await;
+        }
+        group.agree().await;
+        let snapshots = group.status(late).await.snapshots;
+        assert_eq!(snapshots.installed, 1, "{snapshots:?}");
+        group.stop().await;
     });
 }
