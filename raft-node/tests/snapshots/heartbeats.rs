@@ -26,6 +26,8 @@ const MOST_BETWEEN: u64 = 256 << 10;
 const HEARTBEATS: u64 = 100;
 /// The slow line, in bytes a millisecond.
 const SLOW: u64 = 1_500;
+/// Slow enough for several snapshots to be taken while one is on its way, in bytes a millisecond.
+const CRAWL: u64 = 300;
 /// Fast enough to be of no account.
 const FAST: u64 = 1_000_000;
 
@@ -243,14 +245,18 @@ fn a_follower_behind_a_slow_line_under_load_needs_one_snapshot() {
         };
         let mut group = Group::start_on(Box::new(carrier), ApplyOn::OwnThread, policy).await;
         let late = leave_behind(&mut group, 20, 100_000).await;
-        rate.store(SLOW, std::sync::atomic::Ordering::Relaxed);
+        rate.store(CRAWL, std::sync::atomic::Ordering::Relaxed);
         let leader = group.leader().await;
         let taken = group.status(leader).await.snapshots.taken;
         group.boot(late);
+        let mut during = 0;
         while group.status(late).await.snapshots.installed == 0 {
             group.fill(100).await;
+            during = group.status(leader).await.snapshots.taken - taken;
+            if during >= 3 {
+                rate.store(SLOW, std::sync::atomic::Ordering::Relaxed);
+            }
         }
-        let during = group.status(leader).await.snapshots.taken - taken;
         assert!(during >= 3, "{during} were taken meanwhile");
         for _ in 0..200 {
             group.fill(100).await;
