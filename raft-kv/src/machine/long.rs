@@ -7,7 +7,7 @@ use crate::command::{Command, Query};
 use crate::operation::{KeyRange, Operation};
 use crate::txn::{Txn, TxnOperation};
 
-/// A step about more keys, or versions, than this takes long: about a millisecond of work.
+/// A step about more keys, or versions, than this takes long. Chosen, not measured.
 pub(super) const MANY: u64 = 5_000;
 
 /// Whether a step takes long. In a small store nothing does, and that is all that is looked at.
