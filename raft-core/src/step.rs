@@ -99,7 +99,12 @@ impl RaftCore {
             | Message::FetchSnapshotRequest(_)
             | Message::FetchSnapshotResponse(_)
             | Message::FetchEntriesRequest(_)
-            | Message::FetchEntriesResponse(_) => {}
+            | Message::FetchEntriesResponse(_)
+            | Message::DescribeSnapshotRequest(_)
+            | Message::DescribeSnapshotResponse(_)
+            | Message::RecountRequest(_)
+            | Message::RecountOffer(_)
+            | Message::RecountResponse(_) => {}
         }
     }
 

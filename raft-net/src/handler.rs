@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use raft_proto::{Boot, ClusterId, GroupId, Hello, Incarnation, Message, NodeId, Refusal};
+use raft_proto::{
+    Boot, ClusterId, GroupId, Hello, Incarnation, Message, NodeId, Refusal, Versions,
+};
 
 use crate::error::ConnectError;
 use crate::listener::ClientConnection;
@@ -14,6 +16,12 @@ use crate::listener::ClientConnection;
 pub trait PeerHandler: Send + Sync + 'static {
     /// The cluster this node belongs to, for its hello; `None` while it belongs to none.
     fn cluster(&self) -> Option<ClusterId>;
+
+    /// The versions of the protocol this node speaks, for its hello. A peer that has none in common
+    /// with it is refused.
+    fn versions(&self) -> Versions {
+        Versions::CURRENT
+    }
 
     /// Decides whether a peer is welcome. Its certificate has been verified and compared with the
     /// hello. May block (to make the peer's boot durable); runs on a blocking thread. Asked once

@@ -53,6 +53,7 @@ impl Greeting<'_> {
             incarnation: self.local.incarnation,
             boot: self.local.boot,
             receiver: self.peer,
+            versions: self.handler.versions(),
         };
         self.send(&mut send, &hello.into()).await?;
         let stream = connection.accept_uni().await?;
@@ -119,6 +120,10 @@ fn mismatch(
         return Some(Refusal::WrongReceiver {
             receiver: local.node,
         });
+    }
+    let versions = handler.versions();
+    if versions.in_common(hello.versions).is_none() {
+        return Some(Refusal::NoCommonVersion { versions });
     }
     match (handler.cluster(), hello.cluster) {
         (Some(ours), Some(theirs)) if ours != theirs => {

@@ -39,6 +39,11 @@ impl fmt::Display for RefusalText<'_> {
                     .iter()
                     .try_for_each(|(id, address)| write!(f, " {}={address}", id.0))
             }
+            Refusal::NoCommonVersion { versions } => write!(
+                f,
+                "the node reached speaks the protocol in versions {versions} only: upgrade the \
+                 older of the two"
+            ),
             Refusal::Unavailable => {
                 f.write_str("the node reached cannot tell at the moment; attempts go on")
             }

@@ -21,7 +21,7 @@
 //!
 //! ```
 //! use raft_node::admission::{Admission, Standing, Vantage, Verdict};
-//! use raft_proto::{Boot, ClusterId, Hello, Incarnation, Member, Membership, NodeId, Refusal};
+//! use raft_proto::{Boot, ClusterId, Hello, Incarnation, Member, Membership, NodeId, Refusal, Versions};
 //!
 //! let member = Member { incarnation: Some(Incarnation(2)), address: "127.0.0.1:7002".into() };
 //! let membership = Membership::of_voters([(NodeId(2), member)]);
@@ -35,6 +35,7 @@
 //!     incarnation: Incarnation(2),
 //!     boot: Boot { counter: 5, nonce: 77 },
 //!     receiver: NodeId(1),
+//!     versions: Versions::CURRENT,
 //! };
 //! // Welcome, once the record is durable.
 //! assert!(matches!(
@@ -54,7 +55,7 @@
 use bytes::Bytes;
 use raft_proto::membership::MAX_MEMBERS;
 use raft_proto::{
-    Boot, ClusterId, CodecError, Hello, Incarnation, Membership, NodeId, Refusal, codec,
+    Boot, ClusterId, CodecError, Hello, Incarnation, Membership, NodeId, Refusal, Versions, codec,
 };
 use thiserror::Error;
 
@@ -417,6 +418,11 @@ pub fn explain(refusal: &Refusal, local: NodeId, peer: NodeId) -> String {
                 names.join(", ")
             )
         }
+        Refusal::NoCommonVersion { versions } => format!(
+            "{peer} speaks the protocol in versions {versions} and {local} in {}; \
+             upgrade the older of the two",
+            Versions::CURRENT
+        ),
         Refusal::Unavailable => format!(
             "{peer} cannot admit anybody at the moment, because its data directory fails; \
              {local} tries again, look at the log of {peer}"

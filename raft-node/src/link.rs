@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use raft_log::DataDir;
-use raft_proto::{Boot, ClusterId, Hello, Incarnation, Membership, Message, NodeId, Refusal};
+use raft_proto::{
+    Boot, ClusterId, Hello, Incarnation, Membership, Message, NodeId, ProtocolVersion, Refusal,
+    Versions,
+};
 use thiserror::Error;
 
 use crate::admission::{Admission, Standing, Vantage, Verdict, explain};
@@ -60,6 +63,7 @@ struct Inner {
     node: NodeId,
     incarnation: Incarnation,
     boot: Boot,
+    versions: Versions,
     /// Held for look-ups and changes only, so that the main thread never waits for a disk.
     standing: Mutex<OwnStanding>,
     /// Held while a record is made durable; only blocking threads take it.
@@ -75,7 +79,11 @@ struct Inner {
 pub struct Link(Arc<Inner>);
 
 impl Link {
-    pub(crate) fn new(directory: Arc<DataDir>, inbox: Arc<Inbox>) -> Result<Self, FatalError> {
+    pub(crate) fn new(
+        directory: Arc<DataDir>,
+        inbox: Arc<Inbox>,
+        versions: Versions,
+    ) -> Result<Self, FatalError> {
         let stored = directory
             .read_record(BOOTS_RECORD)
             .map_err(|error| FatalError::Directory(Arc::new(error)))?;
@@ -86,6 +94,7 @@ impl Link {
             node: directory.node(),
             incarnation: directory.incarnation(),
             boot: directory.boot(),
+            versions,
             standing: Mutex::new(OwnStanding::Joining),
             door: Mutex::new(Door {
                 admission,
@@ -132,7 +141,14 @@ impl Link {
             incarnation: self.incarnation(),
             boot: self.boot(),
             receiver,
+            versions: self.versions(),
         }
+    }
+
+    /// The versions of the protocol that this node speaks.
+    #[must_use]
+    pub fn versions(&self) -> Versions {
+        self.0.versions
     }
 
     /// Decides whether a peer is welcome; the transport has verified that `hello.node` is who is
@@ -142,6 +158,10 @@ impl Link {
     /// # Errors
     /// The refusal to tell the peer.
     pub fn admit(&self, hello: &Hello) -> Result<(), Refusal> {
+        let versions = self.versions();
+        if versions.in_common(hello.versions).is_none() {
+            return Err(Refusal::NoCommonVersion { versions });
+        }
         let mut door = lock(&self.0.door);
         let Some(directory) = door.directory.clone() else {
             return Err(Refusal::Unavailable);
@@ -193,10 +213,14 @@ impl Link {
     }
 
     fn push_peer_up(&self, peer: NodeId, incarnation: Incarnation, boot: Boot) {
+        let hello = self.hello_of(peer);
+        let common = hello.and_then(|hello| self.versions().in_common(hello.versions));
         let input = Input::PeerUp {
             peer,
             incarnation,
             boot,
+            // Whoever is connected has said hello.
+            version: common.unwrap_or(ProtocolVersion::OLDEST),
         };
         self.0.inbox.push_notice(Notice::Input(input));
     }

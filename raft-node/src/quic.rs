@@ -9,7 +9,9 @@ use raft_net::{
     ClientHandler, LocalIdentity, NetConfig, NetLimits, NetTiming, PeerHandler, QuicTransport,
     StatsReader, TlsIdentity,
 };
-use raft_proto::{Boot, ClusterId, GroupId, Hello, Incarnation, Message, NodeId, Refusal};
+use raft_proto::{
+    Boot, ClusterId, GroupId, Hello, Incarnation, Message, NodeId, Refusal, Versions,
+};
 
 use crate::link::Link;
 use crate::transport::{SendError, Transport, TransportBuilder};
@@ -72,6 +74,10 @@ struct LinkHandler(Link);
 impl PeerHandler for LinkHandler {
     fn cluster(&self) -> Option<ClusterId> {
         self.0.cluster()
+    }
+
+    fn versions(&self) -> Versions {
+        self.0.versions()
     }
 
     fn admit(&self, hello: &Hello) -> Result<(), Refusal> {

@@ -98,6 +98,7 @@ impl Node {
             peer: NodeId(peer),
             incarnation,
             boot,
+            version: raft_proto::ProtocolVersion::NEWEST,
         });
     }
 

@@ -141,6 +141,7 @@ fn who_was_restored_from_something_else_is_refused_by_the_others() {
                 nonce: 1,
             },
             receiver: NodeId(1),
+            versions: raft_proto::Versions::CURRENT,
         };
         let standing = Standing::Formed {
             cluster: ours.cluster,

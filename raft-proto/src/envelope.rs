@@ -2,12 +2,14 @@
 
 use crate::ids::Term;
 use crate::message::{
-    AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, FetchEntriesRequest,
-    FetchEntriesResponse, FetchSnapshotRequest, FetchSnapshotResponse, GatherAbandoned,
-    GatherRequest, GatherResponse, Heartbeat, HeartbeatResponse, Hello, HelloResponse,
-    InstallSnapshotRequest, InstallSnapshotResponse, PreVoteRequest, PreVoteResponse,
-    ReadIndexRequest, ReadIndexResponse, TimeoutNow, VoteRequest, VoteResponse,
+    AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, DescribeSnapshotRequest,
+    DescribeSnapshotResponse, FetchEntriesRequest, FetchEntriesResponse, FetchSnapshotRequest,
+    FetchSnapshotResponse, GatherAbandoned, GatherRequest, GatherResponse, Heartbeat,
+    HeartbeatResponse, Hello, HelloResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+    PreVoteRequest, PreVoteResponse, ReadIndexRequest, ReadIndexResponse, RecountOffer,
+    RecountRequest, RecountResponse, TimeoutNow, VoteRequest, VoteResponse,
 };
+use crate::version::ProtocolVersion;
 
 /// Kinds from here on belong to the protocol between clients and servers, which is defined by the
 /// application; peers never send them.
@@ -109,9 +111,28 @@ messages! {
     FetchSnapshotResponse = 31, Bulk;
     FetchEntriesRequest = 32, Bulk;
     FetchEntriesResponse = 33, Bulk;
+    DescribeSnapshotRequest = 34, Bulk;
+    DescribeSnapshotResponse = 35, Bulk;
+    RecountRequest = 40, Control;
+    RecountOffer = 41, Control;
+    RecountResponse = 42, Control;
 }
 
 impl Message {
+    /// The version of the protocol that it came with: a peer that does not speak it must not be
+    /// sent such a message.
+    #[must_use]
+    pub const fn since(&self) -> ProtocolVersion {
+        match self.kind() {
+            DescribeSnapshotRequest::KIND
+            | DescribeSnapshotResponse::KIND
+            | RecountRequest::KIND
+            | RecountOffer::KIND
+            | RecountResponse::KIND => ProtocolVersion::TWO,
+            _ => ProtocolVersion::ONE,
+        }
+    }
+
     /// The term it carries, if it takes part in consensus.
     #[must_use]
     pub const fn term(&self) -> Option<Term> {
@@ -133,6 +154,11 @@ impl Message {
             Self::FetchSnapshotResponse(m) => Some(m.term),
             Self::FetchEntriesRequest(m) => Some(m.term),
             Self::FetchEntriesResponse(m) => Some(m.term),
+            Self::DescribeSnapshotRequest(m) => Some(m.term),
+            Self::DescribeSnapshotResponse(m) => Some(m.term),
+            Self::RecountRequest(m) => Some(m.term),
+            Self::RecountOffer(m) => Some(m.term),
+            Self::RecountResponse(m) => Some(m.term),
             Self::Hello(_)
             | Self::HelloResponse(_)
             | Self::GatherRequest(_)

@@ -7,6 +7,7 @@
 //! * [`entry`]: log entries, hard state, term runs;
 //! * [`membership`]: voters, learners and joint configurations;
 //! * [`message`]: one struct per RPC;
+//! * [`version`]: which kinds of messages two nodes may send each other;
 //! * [`envelope`]: the [`Message`] enum over them, their numbers and traffic classes;
 //! * [`frame`]: the 16-byte frame header that precedes every message;
 //! * [`wire`]: messages to frames and back, payloads sliced and never copied;
@@ -43,6 +44,7 @@ pub mod ids;
 pub mod membership;
 pub mod message;
 pub mod mutants;
+pub mod version;
 pub mod wire;
 
 pub use codec::CodecError;
@@ -52,3 +54,4 @@ pub use frame::{FrameError, FrameHeader};
 pub use ids::{Boot, ClusterId, GroupId, Incarnation, LogIndex, NodeId, Term};
 pub use membership::{Member, Membership, MembershipError, Promotion};
 pub use message::*;
+pub use version::{ProtocolVersion, Versions};

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::entry::{Entry, LogPosition};
 use crate::ids::{Boot, ClusterId, Incarnation, LogIndex, NodeId, Term};
 use crate::membership::Membership;
+use crate::version::Versions;
 
 /// Asks whether an election could be won, without disturbing anybody (thesis §9.6).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -260,6 +261,59 @@ pub struct FetchEntriesResponse {
     pub unavailable: Vec<LogPosition>,
 }
 
+/// Asks for the description of a snapshot: the sender's own is damaged, or entries that it has lost
+/// are compacted everywhere. Since version 2.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DescribeSnapshotRequest {
+    /// The sender's term.
+    pub term: Term,
+    /// The snapshot must cover everything up to here; if there is none, one is taken.
+    pub at_least: LogIndex,
+}
+
+/// Answers a [`DescribeSnapshotRequest`]. The content is fetched like that of a snapshot that a
+/// leader offers. Since version 2.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DescribeSnapshotResponse {
+    /// The sender's term.
+    pub term: Term,
+    /// The sender's newest snapshot, if it covers as much as was asked for.
+    pub snapshot: Option<SnapshotDescription>,
+}
+
+/// A node that counts for nothing asks its leader what makes it count again. Since version 2.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecountRequest {
+    /// The sender's term.
+    pub term: Term,
+    /// This start of the sender: the loss is older.
+    pub boot: Boot,
+}
+
+/// The leader tells an uncounted node, which durably holds the log up to an entry that was appended
+/// after the leader learned of the loss and was committed without that node, that it may count
+/// again. Since version 2.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecountOffer {
+    /// The leader's term.
+    pub term: Term,
+    /// The receiver's start, as it said in its request. An offer to another start is void.
+    pub boot: Boot,
+    /// The entry, of the leader's term.
+    pub entry: LogPosition,
+}
+
+/// Answers a [`RecountOffer`]: the sender has made durable that it counts again. Since version 2.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecountResponse {
+    /// The sender's term.
+    pub term: Term,
+    /// This start of the sender, as in the offer.
+    pub boot: Boot,
+    /// The entry, as in the offer.
+    pub entry: LogPosition,
+}
+
 /// The first message on every peer connection, from both sides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -273,6 +327,8 @@ pub struct Hello {
     pub boot: Boot,
     /// The node it believes to be talking to.
     pub receiver: NodeId,
+    /// The versions of the protocol that it speaks.
+    pub versions: Versions,
 }
 
 /// Answers a [`Hello`].
@@ -322,6 +378,11 @@ pub enum Refusal {
     /// The receiver cannot tell at the moment, because its disk fails; nothing is wrong with the
     /// sender.
     Unavailable,
+    /// The two have no version of the protocol in common.
+    NoCommonVersion {
+        /// What the receiver speaks.
+        versions: Versions,
+    },
 }
 
 /// The initial voter of lowest id asks another initial voter to form a cluster with it.

@@ -11,11 +11,12 @@ use crate::envelope::Message;
 use crate::frame::{FLAG_UNCOUNTED, FrameHeader, HEADER_BYTES};
 use crate::ids::{GroupId, LogIndex, MAX_COUNT, Term};
 use crate::message::{
-    AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, FetchEntriesRequest,
-    FetchEntriesResponse, FetchSnapshotRequest, FetchSnapshotResponse, GatherAbandoned,
-    GatherRequest, GatherResponse, Heartbeat, HeartbeatResponse, Hello, HelloResponse,
-    InstallSnapshotRequest, InstallSnapshotResponse, PreVoteRequest, PreVoteResponse,
-    ReadIndexRequest, ReadIndexResponse, TimeoutNow, VoteRequest, VoteResponse,
+    AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, DescribeSnapshotRequest,
+    DescribeSnapshotResponse, FetchEntriesRequest, FetchEntriesResponse, FetchSnapshotRequest,
+    FetchSnapshotResponse, GatherAbandoned, GatherRequest, GatherResponse, Heartbeat,
+    HeartbeatResponse, Hello, HelloResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+    PreVoteRequest, PreVoteResponse, ReadIndexRequest, ReadIndexResponse, RecountOffer,
+    RecountRequest, RecountResponse, TimeoutNow, VoteRequest, VoteResponse,
 };
 
 /// Most bytes a frame's body may have by construction: `u32::MAX` less the header.
@@ -217,6 +218,11 @@ fn encode_body(message: &Message, head: &mut Vec<u8>) -> Result<Vec<Bytes>, Code
         Message::InstallSnapshotResponse(m) => codec::encode(m, head)?,
         Message::FetchSnapshotRequest(m) => codec::encode(m, head)?,
         Message::FetchEntriesRequest(m) => codec::encode(m, head)?,
+        Message::DescribeSnapshotRequest(m) => codec::encode(m, head)?,
+        Message::DescribeSnapshotResponse(m) => codec::encode(m, head)?,
+        Message::RecountRequest(m) => codec::encode(m, head)?,
+        Message::RecountOffer(m) => codec::encode(m, head)?,
+        Message::RecountResponse(m) => codec::encode(m, head)?,
     }
     Ok(Vec::new())
 }
@@ -278,6 +284,11 @@ pub fn decode(header: &FrameHeader, body: &Bytes) -> Result<Message, CodecError>
         InstallSnapshotResponse::KIND => plain(head, Message::InstallSnapshotResponse),
         FetchSnapshotRequest::KIND => plain(head, Message::FetchSnapshotRequest),
         FetchEntriesRequest::KIND => plain(head, Message::FetchEntriesRequest),
+        DescribeSnapshotRequest::KIND => plain(head, Message::DescribeSnapshotRequest),
+        DescribeSnapshotResponse::KIND => plain(head, Message::DescribeSnapshotResponse),
+        RecountRequest::KIND => plain(head, Message::RecountRequest),
+        RecountOffer::KIND => plain(head, Message::RecountOffer),
+        RecountResponse::KIND => plain(head, Message::RecountResponse),
         unknown => Err(CodecError::UnknownKind(unknown)),
     }
 }

@@ -94,15 +94,62 @@ fn membership() -> BoxedStrategy<Membership> {
         .boxed()
 }
 
+prop_compose! {
+    fn versions()(oldest in any::<u8>(), newest in any::<u8>()) -> Versions {
+        Versions { oldest: ProtocolVersion(oldest), newest: ProtocolVersion(newest) }
+    }
+}
+
+fn snapshot() -> BoxedStrategy<SnapshotDescription> {
+    (position(), membership(), sequence(), any::<u32>())
+        .prop_map(
+            |(last_included, membership, total_bytes, checksum)| SnapshotDescription {
+                last_included,
+                membership,
+                total_bytes,
+                checksum,
+            },
+        )
+        .boxed()
+}
+
+fn repairing() -> BoxedStrategy<Message> {
+    prop_oneof![
+        (term(), index())
+            .prop_map(|(term, at_least)| DescribeSnapshotRequest { term, at_least }.into()),
+        (term(), maybe(snapshot())).prop_map(|(term, snapshot)| DescribeSnapshotResponse {
+            term,
+            snapshot
+        }
+        .into()),
+        (term(), boot()).prop_map(|(term, boot)| RecountRequest { term, boot }.into()),
+        (term(), boot(), position()).prop_map(|(term, boot, entry)| RecountOffer {
+            term,
+            boot,
+            entry
+        }
+        .into()),
+        (term(), boot(), position()).prop_map(|(term, boot, entry)| RecountResponse {
+            term,
+            boot,
+            entry
+        }
+        .into()),
+    ]
+    .boxed()
+}
+
 fn forming() -> BoxedStrategy<Message> {
-    let hello = (maybe(cluster()), node(), incarnation(), boot(), node()).prop_map(
-        |(cluster, node, incarnation, boot, receiver)| {
+    let identity = (node(), incarnation(), boot());
+    let hello = (maybe(cluster()), identity, node(), versions()).prop_map(
+        |(cluster, (node, incarnation, boot), receiver, versions)| {
             Hello {
                 cluster,
                 node,
                 incarnation,
                 boot,
                 receiver,
+                versions,
             }
             .into()
         },
@@ -113,6 +160,7 @@ fn forming() -> BoxedStrategy<Message> {
         cluster().prop_map(|cluster| Refusal::WrongCluster { cluster }),
         Just(Refusal::NotAMember),
         Just(Refusal::Unavailable),
+        versions().prop_map(|versions| Refusal::NoCommonVersion { versions }),
         incarnation().prop_map(|member| Refusal::WrongIncarnation { member }),
         boot().prop_map(|seen| Refusal::OldBoot { seen }),
         voters().prop_map(|voters| Refusal::OtherVoters { voters }),
@@ -222,14 +270,6 @@ fn replicating() -> BoxedStrategy<Message> {
         Just(InstallOutcome::Installed),
         Just(InstallOutcome::Refused),
     ];
-    let snapshot = (position(), membership(), sequence(), any::<u32>()).prop_map(
-        |(last_included, membership, total_bytes, checksum)| SnapshotDescription {
-            last_included,
-            membership,
-            total_bytes,
-            checksum,
-        },
-    );
     prop_oneof![
         append(),
         (term(), sequence(), append_outcome).prop_map(|(term, sequence, outcome)| {
@@ -240,7 +280,7 @@ fn replicating() -> BoxedStrategy<Message> {
             }
             .into()
         }),
-        (term(), sequence(), snapshot).prop_map(|(term, sequence, snapshot)| {
+        (term(), sequence(), snapshot()).prop_map(|(term, sequence, snapshot)| {
             InstallSnapshotRequest {
                 term,
                 sequence,
@@ -325,7 +365,7 @@ fn fetching() -> BoxedStrategy<Message> {
 }
 
 fn message() -> BoxedStrategy<Message> {
-    prop_oneof![forming(), leading(), replicating(), fetching()].boxed()
+    prop_oneof![forming(), leading(), replicating(), fetching(), repairing()].boxed()
 }
 
 fn frame_of(group: GroupId, uncounted: bool, message: &Message) -> Vec<u8> {

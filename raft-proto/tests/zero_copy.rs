@@ -37,7 +37,12 @@ fn payloads(message: &Message) -> Vec<&Bytes> {
         | Message::InstallSnapshotRequest(_)
         | Message::InstallSnapshotResponse(_)
         | Message::FetchSnapshotRequest(_)
-        | Message::FetchEntriesRequest(_) => Vec::new(),
+        | Message::FetchEntriesRequest(_)
+        | Message::DescribeSnapshotRequest(_)
+        | Message::DescribeSnapshotResponse(_)
+        | Message::RecountRequest(_)
+        | Message::RecountOffer(_)
+        | Message::RecountResponse(_) => Vec::new(),
     }
 }
 

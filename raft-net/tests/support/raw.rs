@@ -119,6 +119,7 @@ pub fn hello(node: u64, receiver: NodeId) -> Message {
         incarnation: Incarnation(node),
         boot: boot(1),
         receiver,
+        versions: raft_proto::Versions::CURRENT,
     })
 }
 

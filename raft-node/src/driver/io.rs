@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft_core::{AppendOrder, MembershipChange, PersistId};
 use raft_log::LogWrite;
-use raft_proto::{Boot, Entry, Incarnation, LogIndex, LogPosition, Membership, Message, NodeId};
+use raft_proto::{
+    Boot, Entry, Incarnation, LogIndex, LogPosition, Membership, Message, NodeId, ProtocolVersion,
+};
 
 use super::apply::ApplyBatch;
 use super::membership::ChangeWaiter;
@@ -45,6 +47,9 @@ pub struct DriverLimits {
     pub disk_stall_timeout: Option<Duration>,
     /// When to take snapshots, and how much of the log to keep behind them.
     pub snapshots: SnapshotPolicy,
+    /// The newest version of the protocol that this node speaks: an older one than
+    /// [`ProtocolVersion::NEWEST`] makes it behave as an older build does.
+    pub newest_version: ProtocolVersion,
 }
 
 impl Default for DriverLimits {
@@ -58,6 +63,7 @@ impl Default for DriverLimits {
             request_timeout: Duration::from_secs(5),
             disk_stall_timeout: None,
             snapshots: SnapshotPolicy::default(),
+            newest_version: ProtocolVersion::NEWEST,
         }
     }
 }
@@ -81,6 +87,8 @@ pub enum Input {
         incarnation: Incarnation,
         /// Its current boot.
         boot: Boot,
+        /// The newest version of the protocol that both sides speak.
+        version: ProtocolVersion,
     },
     /// A peer's connection was lost.
     PeerDown {

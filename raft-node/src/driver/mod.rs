@@ -138,7 +138,9 @@ impl Driver {
                 peer,
                 incarnation,
                 boot,
+                version,
             } => {
+                self.peers.speaks(peer, version);
                 self.peer_up(now, peer, incarnation, boot);
                 self.resume_fetch(now, peer);
             }
@@ -255,6 +257,10 @@ impl Driver {
     }
 
     fn handle_message(&mut self, now: Time, from: NodeId, uncounted: bool, message: Message) {
+        if message.since() > self.limits.newest_version {
+            // A build of that version knows no such message.
+            return;
+        }
         if !self.is_for_core(now, from, &message) {
             return;
         }

@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 
 use raft_core::{MembershipChange, RaftCore, Time};
 use raft_proto::membership::MAX_MEMBERS;
-use raft_proto::{Boot, HelloResponse, Incarnation, Message, NodeId, Refusal};
+use raft_proto::{Boot, HelloResponse, Incarnation, Message, NodeId, ProtocolVersion, Refusal};
 
 use super::Driver;
 use super::io::Output;
@@ -38,6 +38,8 @@ const TELL_AGAIN_MS: u64 = 5_000;
 pub(super) struct Peers {
     /// The life at the other end of each connection.
     connected: BTreeMap<NodeId, Incarnation>,
+    /// The newest version of the protocol in common with each, as of its last connection.
+    versions: BTreeMap<NodeId, ProtocolVersion>,
     /// The life that was connected last.
     last: BTreeMap<NodeId, Incarnation>,
     /// Members whose incarnation is open, by the membership in force, and whether the life that is
@@ -52,6 +54,19 @@ pub(super) struct Peers {
 enum Heard {
     No,
     Yes,
+}
+
+impl Peers {
+    /// A peer is connected with which this version of the protocol is spoken.
+    pub(super) fn speaks(&mut self, peer: NodeId, version: ProtocolVersion) {
+        self.versions.insert(peer, version);
+    }
+
+    /// The newest version of the protocol that may be spoken with a peer.
+    pub(super) fn version_of(&self, peer: NodeId) -> ProtocolVersion {
+        let known = self.versions.get(&peer).copied();
+        known.unwrap_or(ProtocolVersion::OLDEST)
+    }
 }
 
 /// Whom to stay connected with by the membership in force.
@@ -79,6 +94,9 @@ impl Driver {
         if self.peers.last.len() > MAX_REMEMBERED {
             let connected = &self.peers.connected;
             self.peers.last.retain(|id, _| connected.contains_key(id));
+            self.peers
+                .versions
+                .retain(|id, _| connected.contains_key(id));
         }
         self.core.handle_peer_up(now, peer, boot);
     }

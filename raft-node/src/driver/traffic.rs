@@ -81,7 +81,12 @@ impl Driver {
         }
     }
 
+    /// Sends a message, unless its receiver does not know such messages.
     pub(super) fn send(&mut self, to: NodeId, message: Message) {
+        let version = self.peers.version_of(to).min(self.limits.newest_version);
+        if message.since() > version {
+            return;
+        }
         let uncounted = self.core.is_uncounted();
         self.outputs.push_back(Output::Send {
             to,

@@ -146,6 +146,7 @@ fn formed_elsewhere(
                 | Refusal::WrongReceiver { .. }
                 | Refusal::OldBoot { .. }
                 | Refusal::Unavailable
+                | Refusal::NoCommonVersion { .. }
                 | Refusal::OtherVoters { .. } => {
                     format!("{peer} belongs to a cluster of which {local} is no member")
                 }

@@ -199,7 +199,7 @@ impl Formation {
             Refusal::WrongIncarnation { .. } | Refusal::NotAMember => true,
             Refusal::WrongCluster { .. } => true,
             // Nothing is wrong with this node; the transport tries again.
-            Refusal::Unavailable => return,
+            Refusal::Unavailable | Refusal::NoCommonVersion { .. } => return,
             Refusal::OldBoot { .. } => false,
             Refusal::WrongIdentity { .. } | Refusal::WrongReceiver { .. } => false,
             Refusal::OtherVoters { .. } => false,

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use raft_core::RaftCore;
 use raft_log::DataDir;
-use raft_proto::{ClusterId, LogPosition};
+use raft_proto::{ClusterId, LogPosition, Versions};
 use tokio::sync::watch;
 use tokio::task::yield_now;
 
@@ -69,7 +69,9 @@ pub(crate) fn spawn(
         };
         let transport = parts.transport;
         let outcome = runtime.block_on(async {
-            let link = Link::new(Arc::clone(&life.directory), Arc::clone(&life.inbox))?;
+            let versions = Versions::up_to(life.config.limits.newest_version);
+            let (directory, inbox) = (Arc::clone(&life.directory), Arc::clone(&life.inbox));
+            let link = Link::new(directory, inbox, versions)?;
             let transport = transport
                 .start(link.clone())
                 .map_err(FatalError::Transport)?;

@@ -34,6 +34,7 @@ fn hello() -> Hello {
         incarnation: Incarnation(2),
         boot: boot(5, 77),
         receiver: n(1),
+        versions: raft_proto::Versions::CURRENT,
     }
 }
 

@@ -250,6 +250,7 @@ impl World {
             incarnation: node.disk.incarnation,
             boot: process.boot,
             receiver: to,
+            versions: raft_proto::Versions::CURRENT,
         }
     }
 

@@ -23,6 +23,7 @@ pub(crate) fn all() -> Vec<Sample> {
     samples.extend(leadership());
     samples.extend(replication());
     samples.extend(bulk());
+    samples.extend(repair());
     samples
 }
 
@@ -90,6 +91,7 @@ fn hello(cluster: Option<ClusterId>) -> Hello {
             nonce: 0x99aa_bbcc_ddee_ff00,
         },
         receiver: NodeId(1),
+        versions: Versions::CURRENT,
     }
 }
 
@@ -147,6 +149,12 @@ fn forming() -> Vec<Sample> {
             },
         ),
         refused("hello_response_unavailable", Refusal::Unavailable),
+        refused(
+            "hello_response_no_common_version",
+            Refusal::NoCommonVersion {
+                versions: Versions::CURRENT,
+            },
+        ),
         sample(
             "gather_request",
             GatherRequest {
@@ -324,12 +332,7 @@ fn replication() -> Vec<Sample> {
             InstallSnapshotRequest {
                 term: Term(7),
                 sequence: 13,
-                snapshot: SnapshotDescription {
-                    last_included: position(41, 5),
-                    membership: joint(),
-                    total_bytes: 1 << 20,
-                    checksum: 0xcafe_f00d,
-                },
+                snapshot: snapshot(),
             },
         ),
         sample(
@@ -389,4 +392,69 @@ fn bulk() -> Vec<Sample> {
             },
         ),
     ]
+}
+
+fn repair() -> Vec<Sample> {
+    let boot = Boot {
+        counter: 5,
+        nonce: 0x99aa_bbcc_ddee_ff00,
+    };
+    let entry = position(42, 7);
+    vec![
+        sample(
+            "describe_snapshot_request",
+            DescribeSnapshotRequest {
+                term: Term(7),
+                at_least: LogIndex(40),
+            },
+        ),
+        sample(
+            "describe_snapshot_response",
+            DescribeSnapshotResponse {
+                term: Term(7),
+                snapshot: Some(snapshot()),
+            },
+        ),
+        sample(
+            "describe_snapshot_response_none",
+            DescribeSnapshotResponse {
+                term: Term(7),
+                snapshot: None,
+            },
+        ),
+        Sample {
+            name: "recount_request",
+            uncounted: true,
+            message: RecountRequest {
+                term: Term(7),
+                boot,
+            }
+            .into(),
+        },
+        sample(
+            "recount_offer",
+            RecountOffer {
+                term: Term(7),
+                boot,
+                entry,
+            },
+        ),
+        sample(
+            "recount_response",
+            RecountResponse {
+                term: Term(7),
+                boot,
+                entry,
+            },
+        ),
+    ]
+}
+
+fn snapshot() -> SnapshotDescription {
+    SnapshotDescription {
+        last_included: position(41, 5),
+        membership: joint(),
+        total_bytes: 1 << 20,
+        checksum: 0xcafe_f00d,
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use raft_core::Recovered;
 use raft_node::driver::Input;
-use raft_proto::{Boot, Incarnation, NodeId};
+use raft_proto::{Boot, Incarnation, NodeId, ProtocolVersion};
 
 use super::node::ProcessId;
 use super::{Cluster, CrashKind, Event, PeerNotice, StartFailure};
@@ -335,6 +335,7 @@ impl Cluster {
                     peer,
                     incarnation,
                     boot,
+                    version: ProtocolVersion::NEWEST,
                 };
                 (up, "sees")
             }

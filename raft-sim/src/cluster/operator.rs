@@ -205,6 +205,7 @@ impl Cluster {
             incarnation: guest.incarnation,
             boot: guest.boot,
             receiver: host.id.node,
+            versions: raft_proto::Versions::CURRENT,
         };
         let standing = Standing::Formed {
             cluster: self.cluster_id,

@@ -480,8 +480,22 @@ fn numbers_of(message: &Message) -> [(&'static str, u64); 3] {
         | Message::AdoptResponse(_)
         | Message::GatherAbandoned(_)
         | Message::TimeoutNow(_)
-        | Message::FetchEntriesRequest(_)
-        | Message::FetchEntriesResponse(_) => (NOTHING, NOTHING),
+        | Message::DescribeSnapshotRequest(_)
+        | Message::DescribeSnapshotResponse(_)
+        | Message::RecountRequest(_) => (NOTHING, NOTHING),
+        Message::FetchEntriesRequest(fetch) => {
+            let first = fetch.wanted.first().map_or(0, |wanted| wanted.index.0);
+            (("first", first), ("entries", fetch.wanted.len() as u64))
+        }
+        Message::FetchEntriesResponse(fetched) => {
+            let denied = fetched.never_had.len() + fetched.unavailable.len();
+            (
+                ("entries", fetched.entries.len() as u64),
+                ("denied", denied as u64),
+            )
+        }
+        Message::RecountOffer(offer) => (("index", offer.entry.index.0), NOTHING),
+        Message::RecountResponse(answer) => (("index", answer.entry.index.0), NOTHING),
     };
     [term, second, third]
 }

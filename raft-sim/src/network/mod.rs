@@ -42,7 +42,10 @@ impl Direction {
             | Message::AppendRequest(_)
             | Message::InstallSnapshotRequest(_)
             | Message::FetchSnapshotRequest(_)
-            | Message::FetchEntriesRequest(_) => Self::Request,
+            | Message::FetchEntriesRequest(_)
+            | Message::DescribeSnapshotRequest(_)
+            | Message::RecountRequest(_)
+            | Message::RecountOffer(_) => Self::Request,
             Message::HelloResponse(_)
             | Message::GatherResponse(_)
             | Message::AdoptResponse(_)
@@ -53,7 +56,9 @@ impl Direction {
             | Message::AppendResponse(_)
             | Message::InstallSnapshotResponse(_)
             | Message::FetchSnapshotResponse(_)
-            | Message::FetchEntriesResponse(_) => Self::Reply,
+            | Message::FetchEntriesResponse(_)
+            | Message::DescribeSnapshotResponse(_)
+            | Message::RecountResponse(_) => Self::Reply,
         }
     }
 }
