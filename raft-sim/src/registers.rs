@@ -16,7 +16,7 @@ use raft_node::{Applied, ProposeError, ReadConsistency, Small, SmallState, State
 use raft_proto::NodeId;
 
 use crate::campaign::{Judgement, Plan, Workload};
-use crate::checker::linearizability::{Model, Operation, Verdict, check};
+use crate::checker::linearizability::{Bound, Model, Operation, judge};
 use crate::client::{CallError, SimClient};
 use crate::cluster::Cluster;
 
@@ -28,8 +28,8 @@ const TIMEOUT_MS: u64 = 400;
 const PATIENT_TIMEOUT_MS: u64 = 7_000;
 /// Longest pause of a client between two operations, in milliseconds.
 const PAUSE_MS_MAX: u64 = 40;
-/// Steps of the search for an order, per register; beyond them it is given up.
-const STEPS_MAX: u64 = 2_000_000;
+/// Of the search for an order, per register; beyond it it is given up.
+const BOUND: Bound<'static> = Bound::Steps(2_000_000);
 /// The register that probes write; clients leave it alone.
 const PROBE_KEY: u8 = u8::MAX;
 /// A register and its value, encoded.
@@ -160,7 +160,7 @@ impl Workload for Registers {
         Ok(Judgement {
             operations: calls.len() as u64,
             acknowledged: answers.collect(),
-            is_undecided: is_undecided(&history(&calls))?,
+            is_undecided: judge(&RegisterModel, &history(&calls), BOUND)?.is_undecided(),
         })
     }
 }
@@ -279,27 +279,6 @@ fn history(calls: &[Call]) -> Vec<Operation<Ask, u64>> {
         })
     };
     calls.iter().filter_map(operation).collect()
-}
-
-fn is_undecided(history: &[Operation<Ask, u64>]) -> Result<bool, String> {
-    match check(&RegisterModel, history, STEPS_MAX) {
-        Verdict::Linearizable => Ok(false),
-        Verdict::Undecided { .. } => Ok(true),
-        Verdict::NotLinearizable { part, longest } => {
-            let mut message = format!("not linearizable: register {part}");
-            for (at, operation) in history.iter().enumerate() {
-                if RegisterModel.part(&operation.input) == part {
-                    let fits = if longest.contains(&at) {
-                        "fits"
-                    } else {
-                        "left"
-                    };
-                    message.push_str(&format!("\n  {at:>4} {fits} {operation:?}"));
-                }
-            }
-            Err(message)
-        }
-    }
 }
 
 struct RegisterModel;

@@ -6,14 +6,14 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use raft_sim::campaign::Judgement;
-use raft_sim::checker::linearizability::{Model, Operation, Verdict, check};
+use raft_sim::checker::linearizability::{Bound, Operation, judge};
 use raft_sim::{Cluster, Time};
 
 use super::model::{Ask, Groups, Told};
 use crate::command::Command;
 
-/// Steps of the search for an order, per group; beyond them it is given up.
-const STEPS_MAX: u64 = 2_000_000;
+/// Of the search for an order, per group; beyond it it is given up.
+const BOUND: Bound<'static> = Bound::Steps(2_000_000);
 
 /// How a call ended, as the client was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,10 +85,11 @@ impl History {
             Ended::Answered(at, _) => Some(*at),
             Ended::Refused | Ended::Unknown => None,
         });
+        let operations = operations(&record.calls, &logged);
         Ok(Judgement {
             operations: record.calls.len() as u64 + record.others,
             acknowledged: acknowledged.collect(),
-            is_undecided: is_undecided(&operations(&record.calls, &logged))?,
+            is_undecided: judge(&Groups, &operations, BOUND)?.is_undecided(),
         })
     }
 }
@@ -147,25 +148,4 @@ fn operations(calls: &[Call], logged: &BTreeMap<&Bytes, u64>) -> Vec<Operation<A
         })
     };
     calls.iter().filter_map(operation).collect()
-}
-
-fn is_undecided(history: &[Operation<Ask, Told>]) -> Result<bool, String> {
-    match check(&Groups, history, STEPS_MAX) {
-        Verdict::Linearizable => Ok(false),
-        Verdict::Undecided { .. } => Ok(true),
-        Verdict::NotLinearizable { part, longest } => {
-            let mut message = format!("not linearizable: group {part}");
-            for (at, operation) in history.iter().enumerate() {
-                if Groups.part(&operation.input) == part {
-                    let fits = if longest.contains(&at) {
-                        "fits"
-                    } else {
-                        "left"
-                    };
-                    message.push_str(&format!("\n  {at:>4} {fits} {operation:?}"));
-                }
-            }
-            Err(message)
-        }
-    }
 }

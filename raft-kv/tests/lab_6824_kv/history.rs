@@ -5,10 +5,10 @@ use std::rc::Rc;
 
 use raft_kv::operation::Revision;
 use raft_sim::Time;
-use raft_sim::checker::linearizability::{self, Model, Operation, Verdict};
+use raft_sim::checker::linearizability::{self, Bound, Model, Operation, Verdict};
 
-/// Most steps of the search for each key.
-const MAX_STEPS: u64 = 20_000_000;
+/// Of the search for an order, for each key.
+const BOUND: Bound<'static> = Bound::Steps(20_000_000);
 
 /// A value by length and content: equal for equal bytes, and the fingerprint of a concatenation
 /// follows from those of its parts. A collision has a chance of 2^-60 for each comparison.
@@ -148,23 +148,7 @@ impl History {
     /// If the history is not linearizable, or that cannot be decided.
     pub(crate) fn assert_linearizable(&self) {
         let history = self.0.borrow();
-        match linearizability::check(&KvModel, &history, MAX_STEPS) {
-            Verdict::Linearizable => {}
-            Verdict::NotLinearizable { part, longest } => {
-                for (at, operation) in history.iter().enumerate() {
-                    if KvModel.part(&operation.input) == part {
-                        let mark = if longest.contains(&at) {
-                            "fits"
-                        } else {
-                            "LEFT"
-                        };
-                        eprintln!("{mark} {operation:?}");
-                    }
-                }
-                panic!("the history of key {part} is not linearizable");
-            }
-            Verdict::Undecided { part } => panic!("key {part}: undecided after {MAX_STEPS} steps"),
-        }
+        linearizability::assert_linearizable(&KvModel, &history, BOUND);
     }
 }
 
@@ -196,7 +180,7 @@ fn an_append_carried_out_twice_and_a_revision_that_goes_back_are_found() {
         history.answered(append, Time::from_ms(2), told(2, ""));
         let get = history.called(1, Time::from_ms(3), Call::Get("k".into()));
         history.answered(get, Time::from_ms(4), found);
-        let verdict = linearizability::check(&KvModel, &history.0.borrow(), 1000);
+        let verdict = linearizability::check(&KvModel, &history.0.borrow(), Bound::Steps(1000));
         assert_eq!(verdict == Verdict::Linearizable, fits, "{found:?}");
     }
 }
