@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::VALUE_BYTES;
+use super::system::processor_seconds;
 use super::table::median;
-use super::{VALUE_BYTES, processor_seconds};
 use crate::demo::await_leader;
 use crate::demo::cluster::{Cluster, data_directory, free_ports};
 use crate::demo::load::{Bar, BenchResult, BenchRun, Keys, Shape};
@@ -76,13 +77,13 @@ fn load_keys(tool: &Tool, servers: &Cluster, plan: &Plan) -> Result<(), String> 
         "loading {} keys of {VALUE_BYTES} bytes",
         plan.keys
     ));
-    let before = processor_seconds(servers)?;
+    let before = processor_seconds(&servers.process_ids())?;
     let shape = Shape {
         bar: Bar::Shown,
         ..shape(plan.keys, Keys::InOrder, CLIENTS)
     };
     let loaded = BenchRun::start(tool, &shape, plan.keys)?.finish()?;
-    let used = (processor_seconds(servers)? - before) * 1e6 / loaded.ops as f64;
+    let used = (processor_seconds(&servers.process_ids())? - before) * 1e6 / loaded.ops as f64;
     say(&format!(
         "loaded: {loaded}; {used:.1} µs of the servers' processors a put"
     ));

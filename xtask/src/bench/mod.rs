@@ -1,20 +1,23 @@
 //! `cargo xtask bench`: three servers and a client on this machine, measured from outside. Prints
 //! the tables of `docs/BENCHMARKS.md`.
 
+mod against;
+mod etcd;
 mod failover;
+mod floor;
 mod large;
+mod plot;
+mod system;
 mod table;
 
-use std::fs;
-use std::path::Path;
-
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::demo::cluster::{self, Cluster};
-use crate::demo::load::{Bar, BenchRun, Keys, Shape};
+use crate::demo::load::{Bar, Keys, Shape};
 use crate::demo::tool::Tool;
 use crate::demo::{await_leader, build};
-use table::{Row, median};
+use system::{Ours, measure};
+use table::median;
 
 /// How many nodes the cluster has.
 const NODES: u64 = 3;
@@ -24,8 +27,13 @@ const CLIENTS: [(u64, u64); 5] = [(1, 1), (16, 1), (64, 1), (256, 4), (1000, 4)]
 const VALUE_BYTES: u64 = 256;
 /// Keys that are written and read.
 const KEYS: u64 = 100_000;
-/// Clock ticks of /proc/PID/stat per second; fixed in Linux's user interface.
-const TICKS_PER_SECOND: f64 = 100.0;
+
+/// What ours can be measured against, besides the bare floor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Peer {
+    /// From the system's package.
+    Etcd,
+}
 
 /// What can be chosen.
 #[derive(Args)]
@@ -42,6 +50,12 @@ pub(crate) struct Options {
     /// Measures a store of so many keys instead: memory, restart, snapshots under load, catching up
     #[arg(long, value_name = "N")]
     keys: Option<u64>,
+    /// Measures another system and a bare floor in turn with ours
+    #[arg(long, value_enum, conflicts_with = "keys")]
+    against: Option<Peer>,
+    /// Writes what was measured against another system into docs/BENCHMARKS.md and docs/img
+    #[arg(long, requires = "against")]
+    publish: bool,
 }
 
 /// Measures, and prints tables in Markdown.
@@ -67,7 +81,15 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
     tool.make_certificates(NODES)?;
     let mut servers = Cluster::start(&tool, directory.path(), &ports)?;
     await_leader(&tool, &mut servers, None)?;
+    match options.against {
+        Some(Peer::Etcd) => against::run(options, directory.path(), &tool, &servers)?,
+        None => alone(options, &tool, &mut servers)?,
+    }
+    servers.stop()
+}
 
+/// Our servers alone: the tables, and failover.
+fn alone(options: &Options, tool: &Tool, servers: &mut Cluster) -> Result<(), String> {
     let kinds = ["put", "get"];
     let mut measured = vec![Vec::new(); kinds.len() * CLIENTS.len()];
     for round in 1..=options.rounds {
@@ -75,7 +97,8 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
             for (position, &(clients, connections)) in CLIENTS.iter().enumerate() {
                 eprintln!("round {round}: {kind}, {clients} clients");
                 let shape = shape(kind, clients, connections);
-                let row = measure(&tool, &servers, &shape, options.seconds)?;
+                let ours = Ours { tool, servers };
+                let row = measure(&ours, &shape, options.seconds)?;
                 measured[at * CLIENTS.len() + position].push(row);
             }
         }
@@ -87,26 +110,9 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
             &measured[at * CLIENTS.len()..][..CLIENTS.len()],
         );
     }
-    let pauses = failover::measure(&tool, &mut servers, options.failovers)?;
+    let pauses = failover::measure(tool, servers, options.failovers)?;
     failover::print(&pauses, median(&pauses));
-    servers.stop()
-}
-
-/// One run of the load generator, long enough to mean something.
-fn measure(tool: &Tool, servers: &Cluster, shape: &Shape, seconds: f64) -> Result<Row, String> {
-    // A short run finds the speed, and warms everything up.
-    let trial = BenchRun::start(tool, shape, shape.clients * 20)?.finish()?;
-    let total = (trial.ops_per_s * seconds).max(200.0);
-    let before = processor_seconds(servers)?;
-    let run = BenchRun::start(tool, shape, total as u64)?;
-    let result = run.finish()?;
-    let used = processor_seconds(servers)? - before;
-    Ok(Row {
-        ops_per_s: result.ops_per_s,
-        p50_us: result.p50_us,
-        p99_us: result.p99_us,
-        server_cpu_us: used * 1e6 / result.ops as f64,
-    })
+    Ok(())
 }
 
 fn shape(kind: &'static str, clients: u64, connections: u64) -> Shape {
@@ -120,21 +126,4 @@ fn shape(kind: &'static str, clients: u64, connections: u64) -> Shape {
         rate: None,
         bar: Bar::Hidden,
     }
-}
-
-/// Processor time of all servers since they started: user and system, all threads.
-fn processor_seconds(servers: &Cluster) -> Result<f64, String> {
-    let mut ticks = 0.0;
-    for id in servers.process_ids() {
-        let path = format!("/proc/{id}/stat");
-        let stat = fs::read_to_string(Path::new(&path)).map_err(|e| format!("{path}: {e}"))?;
-        // The name in parentheses may hold spaces; utime and stime are fields 14 and 15.
-        let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let fields: Vec<&str> = rest.split_whitespace().collect();
-        let field = |at: usize| fields.get(at).and_then(|f| f.parse::<f64>().ok());
-        let used = field(11).zip(field(12));
-        let (user, system) = used.ok_or_else(|| format!("{path} is not understood: {stat}"))?;
-        ticks += user + system;
-    }
-    Ok(ticks / TICKS_PER_SECOND)
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -154,9 +154,9 @@ impl Shape {
     }
 }
 
-/// A running `raft-kv bench`.
+/// A running load generator.
 pub(crate) struct BenchRun {
-    name: &'static str,
+    name: String,
     total: u64,
     process: Process,
 }
@@ -172,8 +172,17 @@ pub(crate) struct BenchResult {
 
 impl BenchRun {
     pub(crate) fn start(tool: &Tool, shape: &Shape, total: u64) -> Result<Self, String> {
-        let name = shape.kind;
-        let mut command = tool.client(&["bench", name, "-w", "json"]);
+        let mut command = tool.client(&["bench", shape.kind, "-w", "json"]);
+        Self::start_as("raft-kv bench", &mut command, shape, total)
+    }
+
+    /// Starts a load generator that takes the flags of `raft-kv bench` and prints its JSON.
+    pub(crate) fn start_as(
+        generator: &'static str,
+        command: &mut Command,
+        shape: &Shape,
+        total: u64,
+    ) -> Result<Self, String> {
         for (flag, number) in [
             ("--total", total),
             ("--clients", shape.clients),
@@ -197,7 +206,8 @@ impl BenchRun {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr);
-        let process = Process::start(&format!("raft-kv bench {name}"), &mut command)?;
+        let name = format!("{generator} {}", shape.kind);
+        let process = Process::start(&name, command)?;
         Ok(Self {
             name,
             total,
@@ -219,7 +229,7 @@ impl BenchRun {
     /// # Errors
     /// It failed, or one of its operations did.
     pub(crate) fn finish(self) -> Result<BenchResult, String> {
-        let name = format!("raft-kv bench {}", self.name);
+        let name = self.name;
         let output = self.process.finish(PATIENCE)?;
         let printed = tool::parse(&name, &output)?;
         let number = |field: &str| {

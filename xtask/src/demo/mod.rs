@@ -4,7 +4,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod load;
-mod process;
+pub(crate) mod process;
 mod replace;
 mod report;
 mod snapshot;
@@ -82,32 +82,40 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
 
 /// Builds the server in release mode; returns its path.
 pub(crate) fn build() -> Result<PathBuf, String> {
-    say("building raft-kv in release mode");
-    let mut command = cargo(&[
-        "build",
-        "--release",
-        "--package",
-        "raft-kv",
-        "--bin",
-        "raft-kv",
-    ]);
+    let built = build_all(&["--package", "raft-kv", "--bin", "raft-kv"], &["raft-kv"])?;
+    let [path] = &built[..] else {
+        return Err("one program was asked for".to_string());
+    };
+    Ok(path.clone())
+}
+
+/// Builds programs in release mode with these arguments for cargo; returns where they are, in the
+/// order of their names.
+pub(crate) fn build_all(arguments: &[&str], names: &[&str]) -> Result<Vec<PathBuf>, String> {
+    let shown = names.join(", ");
+    say(&format!("building {shown} in release mode"));
+    let mut command = cargo(&["build", "--release"]);
+    command.args(arguments);
     command.arg("--message-format=json-render-diagnostics");
     let output = command
         .stderr(Stdio::inherit())
         .output()
         .map_err(|error| format!("cannot start cargo: {error}"))?;
     if !output.status.success() {
-        return Err(format!("raft-kv does not build: {}", output.status));
+        return Err(format!("{shown} does not build: {}", output.status));
     }
     let messages = String::from_utf8_lossy(&output.stdout);
-    let executable = |line: &str| {
+    let executable = |line: &str, name: &str| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let is_ours = message["target"]["name"] == "raft-kv";
-        let path = message["executable"].as_str().filter(|_| is_ours)?;
+        let is_it = message["target"]["name"] == name;
+        let path = message["executable"].as_str().filter(|_| is_it)?;
         Some(PathBuf::from(path))
     };
-    let found = messages.lines().find_map(executable);
-    found.ok_or_else(|| "cargo built no executable raft-kv".to_string())
+    let find = |name: &&str| {
+        let found = messages.lines().find_map(|line| executable(line, name));
+        found.ok_or_else(|| format!("cargo built no executable {name}"))
+    };
+    names.iter().map(find).collect()
 }
 
 /// The story, from certificates to the last comparison.
