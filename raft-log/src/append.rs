@@ -6,7 +6,7 @@ use raft_proto::{GroupId, LogPosition};
 
 use crate::error::{FileError, LogError};
 use crate::format::MIN_BATCH_BLOCKS;
-use crate::format::batch::{self, Draft, Fixed, Previous, batch_blocks};
+use crate::format::batch::{self, Draft, Fixed, Previous, Records, batch_blocks};
 use crate::format::metadata::Metadata;
 use crate::format::preamble::{Preamble, Predecessor};
 use crate::format::seal::{self, Seal};
@@ -23,13 +23,15 @@ use crate::vfs::BLOCK_BYTES;
 pub(crate) enum Purpose {
     /// To make staged changes durable.
     Change,
+    /// The same, and to fill in missing entries; what is to be appended waits.
+    Refill,
     /// To make the staged mark and hard state durable before what else is staged.
     Mark,
     /// To vouch for the batch before.
     Vouch,
 }
 
-/// The next batch: why, how many of the staged entries, and their metadata.
+/// The next batch: why, how many of the staged entries or refills, and the metadata of entries.
 #[derive(Debug)]
 struct Next {
     purpose: Purpose,
@@ -46,6 +48,7 @@ impl Log {
     ) -> Result<(), LogError> {
         let (count, metadata) = match purpose {
             Purpose::Change => self.staged.next_batch(self.limits()),
+            Purpose::Refill => (self.staged.next_refill(self.limits()), Metadata::default()),
             Purpose::Mark | Purpose::Vouch => (0, Metadata::default()),
         };
         let next = Next {
@@ -71,6 +74,7 @@ impl Log {
         self.publish(&fixed, &next.metadata, &file);
         match purpose {
             Purpose::Change => self.staged.advance(count, &self.state),
+            Purpose::Refill => self.staged.advance_refill(count, &self.state),
             // What is staged goes on from where it was.
             Purpose::Mark | Purpose::Vouch => {}
         }
@@ -81,12 +85,15 @@ impl Log {
                 metadata: next.metadata,
             }),
             vouching: match purpose {
-                Purpose::Change | Purpose::Mark => Vouching::Due,
+                Purpose::Change | Purpose::Refill | Purpose::Mark => Vouching::Due,
                 Purpose::Vouch => Vouching::Done,
             },
         };
         stats.batches += 1;
-        stats.entries += count as u64;
+        match purpose {
+            Purpose::Refill => stats.refilled += count as u64,
+            Purpose::Change | Purpose::Mark | Purpose::Vouch => stats.entries += count as u64,
+        }
         stats.bytes += fixed.length;
         Ok(())
     }
@@ -138,7 +145,7 @@ impl Log {
         let reserve = match next.purpose {
             // An empty batch that vouches for this one, and one that raises the mark: a full disk
             // must not keep a compaction from freeing space.
-            Purpose::Change => {
+            Purpose::Change | Purpose::Refill => {
                 let none = Metadata::default().encoded_bytes();
                 batch_blocks(none + next.metadata.encoded_bytes(), 0) + MIN_BATCH_BLOCKS
             }
@@ -211,6 +218,7 @@ impl Log {
                 end: self.tail.end,
             }),
             copied_end: start,
+            log_end: self.state.log_end,
             metadata: self.state.metadata.clone(),
         };
         let file = SegmentFile::of_prepared(&prepared, &preamble).publish(
@@ -224,6 +232,7 @@ impl Log {
             end: self.tail.end,
             last: self.state.last,
             hard_state: self.state.hard_state,
+            log_end: self.state.log_end,
         });
         self.poison_on_error(sealed)?;
         self.segments.push_back(LiveSegment {
@@ -258,6 +267,7 @@ impl Log {
             mark: fixed.mark,
             keep: fixed.keep,
             last: fixed.last,
+            log_end: fixed.log_end,
             metadata,
         };
         assert!(self.state.accepts(&change), "a batch continues the log");
@@ -265,7 +275,13 @@ impl Log {
         let mut index = write_lock(&self.index);
         index.truncate_after(fixed.keep.index);
         index.compact_through(fixed.mark.index);
-        index.append(file, &self.offsets);
+        if fixed.refill_count == 0 {
+            index.append(file, &self.offsets);
+        } else {
+            for (entry, offset) in self.staged.refill.iter().zip(&self.offsets) {
+                index.fill(file, entry.index, &[*offset]);
+            }
+        }
         assert_eq!(index.last, self.state.last.index, "index and state agree");
     }
 
@@ -293,17 +309,35 @@ fn draft<'a>(
     group: GroupId,
 ) -> Draft<'a> {
     let (hard_state, mark, keep) = match next.purpose {
-        Purpose::Change => (staged.hard_state, staged.mark, staged.keep),
+        Purpose::Change | Purpose::Refill => (staged.hard_state, staged.mark, staged.keep),
         // The mark may be of a term that only the staged hard state has reached.
         Purpose::Mark => (staged.hard_state, staged.mark, mark_keeps(staged, state)),
         Purpose::Vouch => (state.hard_state, state.mark, state.last),
+    };
+    let records = match next.purpose {
+        Purpose::Refill => Records::Refill(&staged.refill[..next.count]),
+        Purpose::Change | Purpose::Mark | Purpose::Vouch => {
+            Records::Append(&staged.entries[..next.count])
+        }
+    };
+    // The end is known once everything that is staged is there, and not earlier.
+    let is_last = match next.purpose {
+        Purpose::Change => next.count == staged.entries.len(),
+        Purpose::Refill => next.count == staged.refill.len() && staged.entries.is_empty(),
+        Purpose::Mark | Purpose::Vouch => false,
+    };
+    let log_end = if is_last {
+        staged.log_end
+    } else {
+        state.log_end
     };
     Draft {
         group,
         hard_state,
         mark,
         keep,
-        entries: &staged.entries[..next.count],
+        log_end,
+        records,
         metadata: &next.metadata,
         previous: tail.previous.as_ref(),
         vouched: tail.end,

@@ -4,9 +4,10 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use raft_proto::{CodecError, HardState, LogIndex, LogPosition, Term, TermRun};
+use raft_proto::{CodecError, LogIndex, LogPosition, Term};
 use thiserror::Error;
 
+use crate::damage::Damage;
 use crate::dir::DirError;
 use crate::options::{LogIdentity, OptionsError};
 
@@ -99,6 +100,13 @@ pub enum LogError {
         /// The snapshot's last entry.
         mark: LogPosition,
     },
+    /// What was given for a missing entry is not that entry, or the entry is not missing. Nothing was
+    /// staged.
+    #[error("entry {position} is not missing here, or not this one; nothing was filled in")]
+    NotMissing {
+        /// Index and term that were given.
+        position: LogPosition,
+    },
     /// A membership entry's payload is none. Nothing was staged.
     #[error("entry {index} is no membership: {source}")]
     BadMembership {
@@ -126,6 +134,14 @@ pub enum ReadError {
         /// The last entry that was asked for.
         requested: LogIndex,
         /// The last entry there is.
+        last: LogIndex,
+    },
+    /// Their content is lost here; it can be fetched from peers by (index, term).
+    #[error("entries {first} to {last} are lost on this disk; a peer may have them")]
+    Missing {
+        /// The first one of the hole that was met.
+        first: LogIndex,
+        /// The last one of it.
         last: LogIndex,
     },
     /// The bytes on disk are not what was written.
@@ -224,104 +240,6 @@ impl fmt::Display for Owner {
             f,
             "node {node} incarnation {incarnation} group {group} of cluster {cluster}"
         )
-    }
-}
-
-/// Damage that recovery will not pass over, and everything known about it.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error(
-    "segment {segment} ({path}) is damaged at offset {offset}, entries {range}: {kind}; restore this node's data directory or replace the node",
-    range = show_range(*first, *last)
-)]
-pub struct Damage {
-    /// The segment's sequence number.
-    pub segment: u64,
-    /// Its file.
-    pub path: PathBuf,
-    /// Where in the file the damage starts, in bytes.
-    pub offset: u64,
-    /// The first entry that may be affected.
-    pub first: LogIndex,
-    /// The last entry that may be affected; `None` if nobody knows.
-    pub last: Option<LogIndex>,
-    /// What is known about it.
-    pub kind: DamageKind,
-}
-
-/// What is known about what was damaged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DamageKind {
-    /// Which entries and terms were there is known: content can be fetched from peers by
-    /// (index, term).
-    Suspect(SuspectIdentity),
-    /// The end of the log, or the newest hard state, is not known.
-    UnknownEnd(UnknownEnd),
-}
-
-/// What a damaged batch or segment is known to have held.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SuspectIdentity {
-    /// The last entry that stayed before it, and its own last entry.
-    pub keep: LogPosition,
-    /// Its own last entry.
-    pub last: LogPosition,
-    /// Terms of its entries.
-    pub term_runs: Vec<TermRun>,
-    /// The hard state written with it, if that is known from itself.
-    pub hard_state: Option<HardState>,
-}
-
-/// Why the end of the log is not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UnknownEnd {
-    /// The newest segment says that another follows, and that one is missing.
-    SuccessorMissing,
-    /// The newest segment's file has not the size it was made with.
-    WrongSize,
-    /// The newest segment's preamble is not valid.
-    Preamble,
-    /// A batch's head and tail are both not valid.
-    BatchIdentity,
-    /// Something was written after a batch that is not whole.
-    WrittenBeyond,
-    /// The block for the seal holds something else.
-    Seal,
-    /// The log's files are gone.
-    NoSegment,
-    /// Checksums hold, and yet the parts contradict each other.
-    Inconsistent,
-}
-
-impl fmt::Display for DamageKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Suspect(identity) => write!(
-                f,
-                "what it held is known (after {} up to {}), its content is not whole",
-                identity.keep, identity.last
-            ),
-            Self::UnknownEnd(reason) => {
-                let reason = match reason {
-                    UnknownEnd::SuccessorMissing => "the segment that follows is missing",
-                    UnknownEnd::WrongSize => "the file has not the size it was made with",
-                    UnknownEnd::Preamble => "its preamble is not valid",
-                    UnknownEnd::BatchIdentity => "a batch is not valid at both its ends",
-                    UnknownEnd::WrittenBeyond => "something follows a batch that is not whole",
-                    UnknownEnd::Seal => "its seal is not valid",
-                    UnknownEnd::NoSegment => "all segments are gone",
-                    UnknownEnd::Inconsistent => "its parts contradict each other",
-                };
-                write!(f, "the end of the log is unknown because {reason}")
-            }
-        }
-    }
-}
-
-fn show_range(first: LogIndex, last: Option<LogIndex>) -> String {
-    match last {
-        Some(last) if last < first => format!("none (the log ends at {last})"),
-        Some(last) => format!("{first} to {last}"),
-        None => format!("{first} and all after it"),
     }
 }
 

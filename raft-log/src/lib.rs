@@ -64,6 +64,7 @@
 #![deny(unsafe_code)]
 
 mod append;
+mod damage;
 mod dir;
 mod error;
 mod format;
@@ -72,6 +73,7 @@ pub mod inspect;
 mod log;
 mod options;
 mod prepare;
+mod readable;
 mod reader;
 mod recovery;
 mod segment;
@@ -80,14 +82,13 @@ mod staged;
 mod state;
 pub mod vfs;
 
+pub use damage::{Damage, DamageKind, Hole, LogEnd, SuspectIdentity, UnknownEnd};
 pub use dir::{DataDir, DirError, MAX_RECORD_BYTES, MAX_RECORD_NAME_BYTES};
-pub use error::{
-    Damage, DamageKind, FileError, LogError, OpenError, Owner, ReadError, SuspectIdentity,
-    UnknownEnd,
-};
+pub use error::{FileError, LogError, OpenError, Owner, ReadError};
 pub use log::{Log, SyncStats};
 pub use options::{
-    LogIdentity, LogOptions, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, OptionsError, Preparation,
+    LogIdentity, LogOptions, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, OnDamage, OptionsError,
+    Preparation,
 };
 pub use reader::LogReader;
 pub use recovery::judge::{

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use raft_proto::{HardState, LogIndex, LogPosition, NodeId};
 
 use crate::append::{MarkedFirst, Purpose};
+use crate::damage::{Hole, LogEnd};
 use crate::dir::DataDir;
 use crate::error::{LogError, OpenError};
 use crate::format::batch::Previous;
@@ -82,8 +83,10 @@ pub(crate) enum Health {
 pub struct SyncStats {
     /// Batches written, each with its own fdatasync.
     pub batches: u32,
-    /// Entries made durable.
+    /// Entries appended.
     pub entries: u64,
+    /// Missing entries filled in.
+    pub refilled: u64,
     /// Bytes of these batches.
     pub bytes: u64,
     /// Segments started on the way.
@@ -115,7 +118,8 @@ impl Log {
     pub fn stage(&mut self, write: LogWrite) -> Result<(), LogError> {
         self.check_health()?;
         let limits = self.limits();
-        self.staged.stage(write, &self.state, limits)
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        self.staged.stage(write, &self.state, &index, limits)
     }
 
     /// Marks entries up to `through` as covered by a durable snapshot, from the next
@@ -145,7 +149,11 @@ impl Log {
         let mut stats = SyncStats::default();
         let mark = self.state.mark;
         while self.staged.changes(&self.state) {
-            let written = self.write_batch(Purpose::Change, &mut stats);
+            let purpose = match self.staged.refill.is_empty() {
+                true => Purpose::Change,
+                false => Purpose::Refill,
+            };
+            let written = self.write_batch(purpose, &mut stats);
             // A compaction frees space and metadata: it must not wait for what needs them.
             if let Err(LogError::DiskFull { .. } | LogError::MetadataTooLarge { .. }) = &written
                 && self.mark_first(&mut stats)? == MarkedFirst::Yes
@@ -230,6 +238,26 @@ impl Log {
             .iter()
             .map(|segment| segment.file.segment_bytes)
             .sum()
+    }
+
+    /// Entries whose content is lost and not filled in yet, in order.
+    #[must_use]
+    pub fn missing(&self) -> Vec<Hole> {
+        self.reader().missing()
+    }
+
+    /// Whether the log knows where it ends, durably.
+    #[must_use]
+    pub fn end(&self) -> LogEnd {
+        self.state.log_end
+    }
+
+    /// Takes the content of these entries for lost, as far as they are in the log: they were found
+    /// damaged by a read ([`crate::ReadError::Corrupt`]) or by a scrub. They can be refilled then.
+    /// It is not durable; an open finds damage by itself.
+    pub fn report_rot(&mut self, first: LogIndex, last: LogIndex) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        index.lose(first, last);
     }
 
     /// A handle that reads durable entries from any thread while this log is written.

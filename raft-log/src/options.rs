@@ -33,6 +33,18 @@ pub enum Preparation {
     Inline,
 }
 
+/// What an open does with a log that is damaged beyond a torn last batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDamage {
+    /// It fails with [`crate::OpenError::Damaged`] and changes nothing, unless all that is lost was
+    /// filled in again.
+    #[default]
+    Refuse,
+    /// It opens what is left and says what is missing, for a program that fetches it from peers:
+    /// [`crate::Recovered::missing`] and [`crate::Recovered::end`].
+    Report,
+}
+
 /// Sizes and habits of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogOptions {
@@ -45,6 +57,8 @@ pub struct LogOptions {
     pub max_entry_bytes: u32,
     /// When the next segment is written with zeros.
     pub preparation: Preparation,
+    /// What an open does with damage.
+    pub on_damage: OnDamage,
 }
 
 impl Default for LogOptions {
@@ -54,6 +68,7 @@ impl Default for LogOptions {
             max_batch_bytes: 4 << 20,
             max_entry_bytes: 16 << 20,
             preparation: Preparation::Background,
+            on_damage: OnDamage::Refuse,
         }
     }
 }
@@ -92,6 +107,7 @@ impl LogOptions {
             max_batch_bytes: 8 << 10,
             max_entry_bytes: 8 << 10,
             preparation: Preparation::Inline,
+            on_damage: OnDamage::Refuse,
         }
     }
 

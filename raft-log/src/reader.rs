@@ -5,10 +5,12 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use bytes::Bytes;
 use raft_proto::{Entry, LogIndex};
 
+use crate::damage::Hole;
 use crate::error::{FileError, ReadError};
 use crate::format::record::{self, RECORD_HEADER_BYTES, record_bytes};
 use crate::format::seal;
-use crate::index::{Index, Located};
+use crate::index::{Index, Located, Place};
+use crate::readable;
 
 /// How many places of entries are copied at a time, so that the lock is held shortly.
 const LOCATE_LIMIT: usize = 1024;
@@ -43,12 +45,20 @@ impl LogReader {
         self.lock().last
     }
 
+    /// Entries whose content is lost and not filled in yet, in order.
+    #[must_use]
+    pub fn missing(&self) -> Vec<Hole> {
+        self.lock().missing()
+    }
+
     /// Entries `first` to `last`, both included, as many as fit into `max_bytes` of payload; at
-    /// least one if `first <= last`. A truncation while it reads ends the result early.
+    /// least one if `first <= last`. A truncation while it reads ends the result early, and so does
+    /// an entry that is missing or damaged, unless it is the first.
     ///
     /// # Errors
     /// [`ReadError::Compacted`] or [`ReadError::BeyondEnd`] for indexes the log does not hold,
-    /// [`ReadError::Corrupt`] for rot, or what the file system says.
+    /// [`ReadError::Missing`] or [`ReadError::Corrupt`] if the first one is lost, or what the file
+    /// system says.
     pub fn read(
         &self,
         first: LogIndex,
@@ -63,15 +73,27 @@ impl LogReader {
         let mut next = first;
         let mut truncations = None;
         while next <= last {
-            let Some((located, now)) = self.locate(next, last, entries.is_empty())? else {
+            let Some((place, now)) = self.locate(next, last, entries.is_empty())? else {
                 break;
+            };
+            let located = match place {
+                Place::Here(located) => located,
+                Place::Missing(_) if !entries.is_empty() => break,
+                Place::Missing(Hole { first, last }) => {
+                    return Err(ReadError::Missing { first, last });
+                }
             };
             // What follows now may not be what followed the entries read so far.
             if *truncations.get_or_insert(now) != now {
                 break;
             }
             let before = entries.len();
-            let progress = read_run(&located, &mut budget, &mut entries)?;
+            let progress = match read_run(&located, &mut budget, &mut entries) {
+                Ok(progress) => progress,
+                // Asked for again, it is the first one.
+                Err(ReadError::Corrupt { .. }) if !entries.is_empty() => break,
+                Err(error) => return Err(error),
+            };
             next = next.plus((entries.len() - before) as u64);
             match progress {
                 Progress::BudgetSpent => break,
@@ -86,7 +108,7 @@ impl LogReader {
         first: LogIndex,
         last: LogIndex,
         nothing_read: bool,
-    ) -> Result<Option<(Located, u64)>, ReadError> {
+    ) -> Result<Option<(Place, u64)>, ReadError> {
         let index = self.lock();
         if nothing_read && first < index.first {
             return Err(ReadError::Compacted {
@@ -101,7 +123,7 @@ impl LogReader {
             });
         }
         let located = index.locate(first, last, LOCATE_LIMIT);
-        Ok(located.map(|located| (located, index.truncations)))
+        Ok(located.map(|place| (place, index.truncations)))
     }
 
     fn lock(&self) -> RwLockReadGuard<'_, Index> {
@@ -232,9 +254,7 @@ impl Chunk {
 }
 
 fn read_bytes(located: &Located, start: u64, end: u64) -> Result<Vec<u8>, ReadError> {
-    // A segment has at most 2^30 bytes.
-    let mut bytes = vec![0; (end - start) as usize];
-    let read = located.file.file.read_at(start, &mut bytes);
-    read.map_err(|source| FileError::new("read", &located.file.path, source))?;
+    let read = readable::range(located.file.file.as_ref(), start, end);
+    let bytes = read.map_err(|source| FileError::new("read", &located.file.path, source))?;
     Ok(bytes)
 }

@@ -2,22 +2,30 @@
 
 use raft_proto::{Entry, EntryKind, HardState, LogIndex, LogPosition, Membership};
 
+use crate::damage::LogEnd;
 use crate::error::{LogError, follows};
 use crate::format::metadata::Metadata;
 use crate::format::record::record_bytes;
+use crate::index::Index;
 use crate::state::LogState;
 
 /// A change of the log and the state that must be durable with it.
 ///
-/// The parts apply in this order: hard state, truncation, entries.
+/// The parts apply in this order: hard state, truncation, refill, entries, knowledge of the end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogWrite {
     /// The new term and vote, if they change.
     pub hard_state: Option<HardState>,
     /// Removes this entry and all after it. Beyond the end of the log it does nothing.
     pub truncate_from: Option<LogIndex>,
+    /// Entries of the log whose content is missing ([`crate::Recovered::missing`]), as a peer has
+    /// them. Each must be the missing one: index and term, and for a membership its payload.
+    pub refill: Vec<Entry>,
     /// Entries that follow the (truncated) log without a gap.
     pub entries: Vec<Entry>,
+    /// Says that the log holds all it must again, with this write: [`LogEnd::Unknown`] ends. It is
+    /// durable no earlier than everything else of the same sync.
+    pub end_is_known: bool,
 }
 
 /// What limits a write.
@@ -35,7 +43,10 @@ pub(crate) struct Staged {
     pub(crate) mark: LogPosition,
     /// The last durable entry that stays.
     pub(crate) keep: LogPosition,
+    /// Content of missing entries up to `keep`, in order of their indexes.
+    pub(crate) refill: Vec<Entry>,
     pub(crate) entries: Vec<Entry>,
+    pub(crate) log_end: LogEnd,
 }
 
 impl Staged {
@@ -45,7 +56,9 @@ impl Staged {
             hard_state: state.hard_state,
             mark: state.mark,
             keep: state.last,
+            refill: Vec::new(),
             entries: Vec::new(),
+            log_end: state.log_end,
         }
     }
 
@@ -54,6 +67,8 @@ impl Staged {
         self.hard_state != state.hard_state
             || self.mark != state.mark
             || self.keep != state.last
+            || self.log_end != state.log_end
+            || !self.refill.is_empty()
             || !self.entries.is_empty()
     }
 
@@ -67,9 +82,14 @@ impl Staged {
         &mut self,
         write: LogWrite,
         state: &LogState,
+        index: &Index,
         limits: Limits,
     ) -> Result<(), LogError> {
         let end = self.end_after_truncation(write.truncate_from, state)?;
+        for entry in &write.refill {
+            check_entry(entry, limits)?;
+            self.check_refill(entry, end, state, index)?;
+        }
         check_entries(&write.entries, end, limits)?;
         if end.index < self.last().index {
             self.cut_after(end);
@@ -83,6 +103,18 @@ impl Staged {
         } else {
             self.entries.extend(write.entries);
         }
+        for entry in write.refill {
+            let at = self
+                .refill
+                .binary_search_by_key(&entry.index, |found| found.index);
+            // What is staged already is the same entry.
+            if let Err(at) = at {
+                self.refill.insert(at, entry);
+            }
+        }
+        if write.end_is_known {
+            self.log_end = LogEnd::Known;
+        }
         Ok(())
     }
 
@@ -94,7 +126,9 @@ impl Staged {
         }
         let found = self.position_at(through.index, state);
         self.mark = through;
+        self.refill.retain(|entry| entry.index > through.index);
         if found != Some(through) {
+            self.refill.clear();
             self.entries.clear();
             self.keep = through;
         } else if through.index >= self.keep.index {
@@ -109,10 +143,51 @@ impl Staged {
         next_batch(&self.entries, limits)
     }
 
+    /// How many of the first refills make up the next batch.
+    pub(crate) fn next_refill(&self, limits: Limits) -> usize {
+        let (count, _) = next_batch(&self.refill, limits);
+        count
+    }
+
     /// Forgets what a batch of the first `count` entries has made durable.
     pub(crate) fn advance(&mut self, count: usize, state: &LogState) {
         self.entries.drain(..count);
         self.keep = state.last;
+    }
+
+    /// Forgets what a batch of the first `count` refills has made durable.
+    pub(crate) fn advance_refill(&mut self, count: usize, state: &LogState) {
+        self.refill.drain(..count);
+        self.keep = state.last;
+    }
+
+    /// Whether this is the content of an entry that is missing, with `end` as the last durable
+    /// entry that stays.
+    fn check_refill(
+        &self,
+        entry: &Entry,
+        end: LogPosition,
+        state: &LogState,
+        index: &Index,
+    ) -> Result<(), LogError> {
+        let position = entry.position();
+        let stays = position.index > self.mark.index
+            && position.index <= end.index.min(self.keep.index)
+            && state.position_at(position.index) == Some(position);
+        let memberships = &state.metadata.memberships;
+        let membership = memberships
+            .binary_search_by_key(&position.index, |(index, _)| *index)
+            .ok()
+            .map(|at| &memberships[at].1);
+        let is_same = match entry.kind {
+            EntryKind::Membership => membership == Some(&entry.payload),
+            EntryKind::Noop | EntryKind::Command => membership.is_none(),
+        };
+        if stays && is_same && index.is_missing(position.index) {
+            Ok(())
+        } else {
+            Err(LogError::NotMissing { position })
+        }
     }
 
     fn end_after_truncation(
@@ -154,6 +229,7 @@ impl Staged {
         } else {
             self.entries.clear();
             self.keep = end;
+            self.refill.retain(|entry| entry.index <= end.index);
         }
     }
 }
@@ -181,25 +257,30 @@ fn check_entries(entries: &[Entry], mut last: LogPosition, limits: Limits) -> Re
         if !follows(last, found.index, found.term) {
             return Err(LogError::OutOfOrder { last, found });
         }
-        let index = entry.index;
-        // A membership must also fit into an identity, beside its counts and its run.
-        let limit = match entry.kind {
-            EntryKind::Membership => limits.entry_bytes.min(limits.metadata_bytes - 64),
-            EntryKind::Noop | EntryKind::Command => limits.entry_bytes,
-        };
-        let bytes = entry.payload.len();
-        if bytes > limit {
-            return Err(LogError::EntryTooLarge {
-                index,
-                bytes,
-                limit,
-            });
-        }
-        if entry.kind == EntryKind::Membership {
-            Membership::from_bytes(&entry.payload)
-                .map_err(|source| LogError::BadMembership { index, source })?;
-        }
+        check_entry(entry, limits)?;
         last = found;
+    }
+    Ok(())
+}
+
+fn check_entry(entry: &Entry, limits: Limits) -> Result<(), LogError> {
+    let index = entry.index;
+    // A membership must also fit into an identity, beside its counts and its run.
+    let limit = match entry.kind {
+        EntryKind::Membership => limits.entry_bytes.min(limits.metadata_bytes - 64),
+        EntryKind::Noop | EntryKind::Command => limits.entry_bytes,
+    };
+    let bytes = entry.payload.len();
+    if bytes > limit {
+        return Err(LogError::EntryTooLarge {
+            index,
+            bytes,
+            limit,
+        });
+    }
+    if entry.kind == EntryKind::Membership {
+        Membership::from_bytes(&entry.payload)
+            .map_err(|source| LogError::BadMembership { index, source })?;
     }
     Ok(())
 }
@@ -257,7 +338,7 @@ mod tests {
             entries: new,
             ..LogWrite::default()
         };
-        staged.stage(write, state, LIMITS)
+        staged.stage(write, state, &Index::empty(LogIndex::ZERO), LIMITS)
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use raft_proto::{HardState, LogIndex, LogPosition};
 
+use crate::damage::LogEnd;
 use crate::format::metadata::Metadata;
 
 /// The durable state of a log, without payloads.
@@ -11,6 +12,8 @@ pub(crate) struct LogState {
     /// Everything up to here is in a snapshot; the live log starts after it.
     pub(crate) mark: LogPosition,
     pub(crate) last: LogPosition,
+    /// Whether `last` and `hard_state` are the newest ones.
+    pub(crate) log_end: LogEnd,
     /// Of the entries after `mark`.
     pub(crate) metadata: Metadata,
 }
@@ -22,6 +25,7 @@ pub(crate) struct Change<'a> {
     pub(crate) mark: LogPosition,
     pub(crate) keep: LogPosition,
     pub(crate) last: LogPosition,
+    pub(crate) log_end: LogEnd,
     pub(crate) metadata: &'a Metadata,
 }
 
@@ -62,5 +66,19 @@ impl LogState {
         self.hard_state = change.hard_state;
         self.mark = change.mark;
         self.last = change.last;
+        self.log_end = change.log_end;
+    }
+}
+
+/// The newer of two hard states that one node has been in: terms never fall, and in a term a vote is
+/// given once.
+pub(crate) fn newer_hard_state(one: HardState, other: HardState) -> HardState {
+    match one.term.cmp(&other.term) {
+        std::cmp::Ordering::Less => other,
+        std::cmp::Ordering::Greater => one,
+        std::cmp::Ordering::Equal => HardState {
+            term: one.term,
+            vote: one.vote.or(other.vote),
+        },
     }
 }

@@ -10,7 +10,7 @@ mod support;
 use support::{DIRECTORY, Model, Pair, Step, of_hex, open, segment_path, to_hex};
 
 /// Where the checked-in bytes are; `UPDATE_GOLDENFILES=1` writes them anew.
-const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/format/segment_v1.hex");
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/format/segment_v2.hex");
 
 /// A log whose random numbers are known: the bytes of its first segment are always the same.
 fn sample() -> Pair {
@@ -60,7 +60,7 @@ fn an_unknown_version_is_unsupported_and_not_corrupt() {
     pair.log = None;
     pair.dir = None;
     let mut start = pair.vfs.read_file(&segment_path(1)).unwrap()[..16].to_vec();
-    start[8] = 2;
+    start[8] = 3;
     // Without its checksum the version is not believed.
     pair.vfs.corrupt(&segment_path(1), 0, &start).unwrap();
     assert!(matches!(open(&pair.vfs), Err(OpenError::Damaged(_))));
@@ -70,8 +70,8 @@ fn an_unknown_version_is_unsupported_and_not_corrupt() {
     let refused = open(&pair.vfs).map(drop).unwrap_err();
     assert!(matches!(
         refused,
-        OpenError::UnsupportedVersion { version: 2, .. }
+        OpenError::UnsupportedVersion { version: 3, .. }
     ));
     let report = survey(&pair.vfs, DIRECTORY.as_ref(), Detail::Batches).unwrap();
-    assert!(report.to_string().contains("unknown format version 2"));
+    assert!(report.to_string().contains("unknown format version 3"));
 }

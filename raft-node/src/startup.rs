@@ -161,7 +161,7 @@ fn install(
     log.stage(LogWrite {
         hard_state: Some(recovered.hard_state),
         truncate_from: Some(position.index.next()),
-        entries: Vec::new(),
+        ..LogWrite::default()
     })?;
     log.sync()?;
     assert_eq!(

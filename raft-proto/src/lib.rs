@@ -51,7 +51,7 @@ pub use codec::CodecError;
 pub use entry::{Entry, EntryKind, HardState, LogPosition, TermRun};
 pub use envelope::{Class, Message};
 pub use frame::{FrameError, FrameHeader};
-pub use ids::{Boot, ClusterId, GroupId, Incarnation, LogIndex, NodeId, Term};
+pub use ids::{Boot, ClusterId, GroupId, Incarnation, LogIndex, MAX_COUNT, NodeId, Term};
 pub use membership::{Member, Membership, MembershipError, Promotion};
 pub use message::*;
 pub use version::{ProtocolVersion, Versions};

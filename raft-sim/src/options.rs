@@ -257,6 +257,7 @@ impl ClusterOptions {
                 max_batch_bytes: 128 << 10,
                 max_entry_bytes: 128 << 10,
                 preparation: raft_log::Preparation::Inline,
+                on_damage: raft_log::OnDamage::Refuse,
             },
             trace: TraceDepth::Latest(200),
         }

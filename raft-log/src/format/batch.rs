@@ -1,16 +1,18 @@
 //! One batch on disk: its identity at both ends, records between.
 
-use raft_proto::{Entry, GroupId, HardState, LogIndex, LogPosition, NodeId, Term};
+use raft_proto::{Entry, GroupId, HardState, LogIndex, LogPosition, MAX_COUNT, NodeId, Term};
 
 use super::bytes::{Reader, Writer};
 use super::checksum::Checksum;
 use super::metadata::Metadata;
+use super::record::RECORD_HEADER_BYTES;
 use super::record::{RECORD_ALIGN, record_bytes};
 use super::{MIN_BATCH_BLOCKS, blocks, record, zero_sectors};
+use crate::damage::LogEnd;
 use crate::vfs::{AlignedBuffer, BLOCK_BYTES};
 
 /// Length of the fixed part of an identity, in bytes. It lies in one sector.
-pub(crate) const FIXED_BYTES: usize = 168;
+pub(crate) const FIXED_BYTES: usize = 176;
 const HEAD_MAGIC: u64 = u64::from_le_bytes(*b"RAFTHEAD");
 const TAIL_MAGIC: u64 = u64::from_le_bytes(*b"RAFTTAIL");
 
@@ -35,6 +37,11 @@ pub(crate) struct Fixed {
     pub(crate) variable_bytes: u32,
     pub(crate) variable_checksum: u32,
     pub(crate) entry_count: u32,
+    /// How many of its records fill in older entries whose content was lost. A batch with such
+    /// records appends none.
+    pub(crate) refill_count: u32,
+    /// Whether the log's end is known after it.
+    pub(crate) log_end: LogEnd,
     pub(crate) group: GroupId,
     pub(crate) hard_state: HardState,
     /// Everything up to here is in a snapshot.
@@ -81,22 +88,44 @@ pub(crate) struct Draft<'a> {
     pub(crate) hard_state: HardState,
     pub(crate) mark: LogPosition,
     pub(crate) keep: LogPosition,
-    pub(crate) entries: &'a [Entry],
-    /// Of these entries.
+    pub(crate) log_end: LogEnd,
+    pub(crate) records: Records<'a>,
+    /// Of the entries it appends.
     pub(crate) metadata: &'a Metadata,
     pub(crate) previous: Option<&'a Previous>,
     pub(crate) vouched: u64,
 }
 
+/// What the records of a batch are for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Records<'a> {
+    /// They follow `keep`.
+    Append(&'a [Entry]),
+    /// They are the lost content of entries up to `keep`, in order of their indexes.
+    Refill(&'a [Entry]),
+}
+
+impl<'a> Records<'a> {
+    fn entries(self) -> &'a [Entry] {
+        match self {
+            Self::Append(entries) | Self::Refill(entries) => entries,
+        }
+    }
+}
+
 impl Draft<'_> {
     /// The last entry of the log after this batch.
     pub(crate) fn last(&self) -> LogPosition {
-        self.entries.last().map_or(self.keep, Entry::position)
+        match self.records {
+            Records::Append(entries) => entries.last().map_or(self.keep, Entry::position),
+            Records::Refill(_) => self.keep,
+        }
     }
 
     /// Its length in blocks.
     pub(crate) fn blocks(&self) -> usize {
-        let payloads = self.entries.iter().map(|entry| entry.payload.len());
+        let entries = self.records.entries();
+        let payloads = entries.iter().map(|entry| entry.payload.len());
         let records: usize = payloads.map(record_bytes).sum();
         let empty = 2 * Metadata::default().encoded_bytes();
         let own = self.metadata.encoded_bytes() + empty / 2;
@@ -138,12 +167,16 @@ pub(crate) fn encode(
     let tail = length - at;
     bytes[FIXED_BYTES..at].copy_from_slice(&variable);
     bytes[tail..tail + variable.len()].copy_from_slice(&variable);
-    for entry in draft.entries {
+    for entry in draft.records.entries() {
         let offset = start + at as u64;
         // A segment has at most 2^30 bytes.
         offsets.push((offset / RECORD_ALIGN as u64) as u32);
         at += record::encode(entry, draft.group, checksum, offset, &mut bytes[at..tail]);
     }
+    let (entry_count, refill_count) = match draft.records {
+        Records::Append(entries) => (entries.len() as u32, 0),
+        Records::Refill(entries) => (0, entries.len() as u32),
+    };
     let fixed = Fixed {
         start,
         length: length as u64,
@@ -151,7 +184,9 @@ pub(crate) fn encode(
         zero_sectors: count_zero_sectors(bytes),
         variable_bytes: variable.len() as u32,
         variable_checksum: checksum.of(start, &[], &variable),
-        entry_count: draft.entries.len() as u32,
+        entry_count,
+        refill_count,
+        log_end: draft.log_end,
         group: draft.group,
         hard_state: draft.hard_state,
         mark: draft.mark,
@@ -214,6 +249,8 @@ fn encode_fixed(fixed: &Fixed, end: End, checksum: &Checksum, offset: u64, out: 
     body.u64(fixed.previous.length);
     encode_position(fixed.previous.keep, &mut body);
     encode_position(fixed.previous.last, &mut body);
+    body.u32(fixed.refill_count);
+    body.u32(fixed.log_end.number());
     let body = body.into_vec();
     assert_eq!(
         12 + body.len(),
@@ -264,19 +301,22 @@ pub(crate) fn fixed_at(
         && fixed.start.is_multiple_of(block)
         && fixed.length.is_multiple_of(block)
         && fixed.length >= block * MIN_BATCH_BLOCKS as u64
-        && u64::from(fixed.variable_bytes) + FIXED_BYTES as u64 <= fixed.length / 2;
+        && u64::from(fixed.variable_bytes) + FIXED_BYTES as u64 <= fixed.length / 2
+        && fixed.counts_agree();
     plausible.then_some(fixed)
 }
 
 fn decode_fixed(input: &mut Reader<'_>) -> Option<Fixed> {
     let variable_checksum = input.u32()?;
-    let fixed = Fixed {
+    let mut fixed = Fixed {
         start: input.u64()?,
         length: input.u64()?,
         zero_sectors: input.u32()?,
         variable_bytes: input.u32()?,
         variable_checksum,
         entry_count: input.u32()?,
+        refill_count: 0,
+        log_end: LogEnd::Known,
         group: GroupId(input.u32()?),
         hard_state: decode_hard_state(input)?,
         mark: decode_position(input)?,
@@ -290,6 +330,8 @@ fn decode_fixed(input: &mut Reader<'_>) -> Option<Fixed> {
             last: decode_position(input)?,
         },
     };
+    fixed.refill_count = input.u32()?;
+    fixed.log_end = LogEnd::from_number(input.u32()?)?;
     input.is_empty().then_some(fixed)
 }
 
@@ -297,6 +339,25 @@ impl Fixed {
     /// Where the batch ends.
     pub(crate) const fn end(&self) -> u64 {
         self.start + self.length
+    }
+
+    /// Whether what it counts agrees, and is no more than its bytes can hold.
+    fn counts_agree(&self) -> bool {
+        let appended = u64::from(self.entry_count);
+        let fits = |records: u64, bytes: u64| records <= bytes / RECORD_HEADER_BYTES as u64;
+        let previous = &self.previous;
+        let follows = previous.start == 0
+            || previous.start.checked_add(previous.length) == Some(self.start)
+                && previous.keep.index <= previous.last.index
+                && fits(
+                    previous.last.index.since(previous.keep.index),
+                    previous.length,
+                );
+        self.mark.index <= self.keep.index
+            && self.keep.index.0.checked_add(appended) == Some(self.last.index.0)
+            && (self.entry_count == 0 || self.refill_count == 0)
+            && fits(appended + u64::from(self.refill_count), self.length)
+            && follows
     }
 
     /// Where its records start.
@@ -333,7 +394,9 @@ impl Fixed {
         let mut input = Reader::new(bytes);
         let metadata = Metadata::decode(&mut input)?;
         let previous = Metadata::decode(&mut input)?;
-        Some(Identity {
+        let covers = metadata.covers(self.keep, self.last)
+            && previous.covers(self.previous.keep, self.previous.last);
+        covers.then_some(Identity {
             fixed: *self,
             metadata,
             previous: (self.previous.start != 0).then_some(Previous {
@@ -360,9 +423,10 @@ pub(crate) fn encode_position(position: LogPosition, out: &mut Writer) {
 }
 
 pub(crate) fn decode_position(input: &mut Reader<'_>) -> Option<LogPosition> {
-    Some(LogPosition {
-        index: LogIndex(input.u64()?),
-        term: Term(input.u64()?),
+    let (index, term) = (input.u64()?, input.u64()?);
+    (index <= MAX_COUNT && term <= MAX_COUNT).then_some(LogPosition {
+        index: LogIndex(index),
+        term: Term(term),
     })
 }
 
@@ -373,10 +437,10 @@ pub(crate) fn encode_hard_state(state: HardState, out: &mut Writer) {
 }
 
 pub(crate) fn decode_hard_state(input: &mut Reader<'_>) -> Option<HardState> {
-    let term = Term(input.u64()?);
+    let term = input.u64()?;
     let vote = input.u64()?;
-    Some(HardState {
-        term,
+    (term <= MAX_COUNT).then_some(HardState {
+        term: Term(term),
         vote: (vote != 0).then_some(NodeId(vote)),
     })
 }

@@ -1,7 +1,7 @@
 //! Term runs and memberships of a range of entries, as batches and preambles carry them.
 
 use bytes::Bytes;
-use raft_proto::{Entry, EntryKind, LogIndex, Term, TermRun};
+use raft_proto::{Entry, EntryKind, LogIndex, LogPosition, Term, TermRun};
 
 use super::bytes::{Reader, Writer};
 
@@ -62,6 +62,37 @@ impl Metadata {
             metadata.memberships.push((index, payload));
         }
         Some(metadata)
+    }
+
+    /// Whether it can be that of the entries after `keep` up to `last`: runs and memberships in
+    /// order and within this range, the last run that of the last entry.
+    pub(crate) fn covers(&self, keep: LogPosition, last: LogPosition) -> bool {
+        if keep.index >= last.index {
+            return keep.index == last.index && *self == Self::default();
+        }
+        let inside = |index: LogIndex| keep.index < index && index <= last.index;
+        let rises = |pair: &[TermRun]| pair[0].first < pair[1].first && pair[0].term < pair[1].term;
+        self.runs
+            .first()
+            .is_some_and(|run| run.first == keep.index.next())
+            && self.runs.last().is_some_and(|run| run.term == last.term)
+            && self.runs.iter().all(|run| inside(run.first))
+            && self.runs.windows(2).all(rises)
+            && self.memberships.iter().all(|(index, _)| inside(*index))
+            && self
+                .memberships
+                .windows(2)
+                .all(|pair| pair[0].0 < pair[1].0)
+    }
+
+    /// The entries of this term among those up to `last`, first and last.
+    pub(crate) fn range_of(&self, term: Term, last: LogIndex) -> Option<(LogIndex, LogIndex)> {
+        let at = self.runs.binary_search_by_key(&term, |run| run.term).ok()?;
+        let next = self.runs.get(at + 1);
+        Some((
+            self.runs[at].first,
+            next.map_or(last, |next| next.first.previous()),
+        ))
     }
 
     /// By how many bytes [`Metadata::push`] would make it longer.

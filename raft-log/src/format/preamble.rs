@@ -7,15 +7,16 @@ use super::bytes::{Reader, Writer};
 use super::metadata::Metadata;
 use super::version::{self, START_BYTES, VersionError};
 use super::{SECTOR_BYTES, blocks};
+use crate::damage::LogEnd;
 use crate::options::{LogIdentity, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES};
 use crate::vfs::BLOCK_BYTES;
 
 /// First bytes of every segment.
 const MAGIC: [u8; 8] = *b"RAFTWAL\0";
-/// The only version there is so far.
-pub(crate) const VERSION: u32 = 1;
+/// The version that is written, and the only one that is read: version 1 was never released.
+pub(crate) const SEGMENT_VERSION: u32 = 2;
 /// Length of the part before the metadata, in bytes.
-const HEADER_BYTES: usize = 168;
+const HEADER_BYTES: usize = 176;
 
 /// The segment that a segment continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub(crate) struct Preamble {
     pub(crate) predecessor: Option<Predecessor>,
     /// Batches up to here were durable before the segment had its name.
     pub(crate) copied_end: u64,
+    /// Whether the log's end is known.
+    pub(crate) log_end: LogEnd,
     /// Terms and memberships of the entries after `mark` up to `base`.
     pub(crate) metadata: Metadata,
 }
@@ -86,8 +89,10 @@ impl Preamble {
         out.u64(self.predecessor.map_or(0, |p| p.sequence));
         out.u64(self.predecessor.map_or(0, |p| p.end));
         out.u64(self.copied_end);
+        out.u32(self.log_end.number());
+        out.u32(0);
         let header = out.into_vec();
-        let mut bytes = version::encode(MAGIC, VERSION).to_vec();
+        let mut bytes = version::encode(MAGIC, SEGMENT_VERSION).to_vec();
         bytes.extend_from_slice(&crc32fast::hash(&header).to_le_bytes());
         bytes.extend_from_slice(&header);
         assert_eq!(
@@ -103,7 +108,7 @@ impl Preamble {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, PreambleError> {
         let mut input = Reader::new(bytes);
         let start = input.array::<START_BYTES>().ok_or(PreambleError::Damaged)?;
-        match version::check(start, MAGIC, VERSION) {
+        match version::check(start, MAGIC, SEGMENT_VERSION) {
             Ok(()) => {}
             Err(VersionError::Damaged) => return Err(PreambleError::Damaged),
             Err(VersionError::Unsupported(found)) => {
@@ -142,10 +147,15 @@ impl Preamble {
         let base = decode_position(&mut input)?;
         let (previous, end) = (input.u64()?, input.u64()?);
         let copied_end = input.u64()?;
+        let log_end = LogEnd::from_number(input.u32()?)?;
+        let reserved = input.u32()?;
         let mut body = Reader::new(body);
         let metadata = Metadata::decode(&mut body)?;
         let plausible = input.is_empty()
             && body.is_empty()
+            && reserved == 0
+            && mark.index <= base.index
+            && metadata.covers(mark, base)
             && (MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&segment_bytes)
             && segment_bytes.is_multiple_of(BLOCK_BYTES as u64);
         plausible.then_some(Self {
@@ -161,6 +171,7 @@ impl Preamble {
                 end,
             }),
             copied_end,
+            log_end,
             metadata,
         })
     }

@@ -6,12 +6,13 @@ use super::batch::{decode_hard_state, decode_position, encode_hard_state, encode
 use super::bytes::{Reader, Writer};
 use super::checksum::Checksum;
 use super::is_zero;
+use crate::damage::LogEnd;
 use crate::vfs::BLOCK_BYTES;
 
 /// First bytes of a seal.
 const MAGIC: u64 = u64::from_le_bytes(*b"RAFTSEAL");
 /// Length of a seal, in bytes; it lies in the block's first sector.
-const SEAL_BYTES: usize = 60;
+const SEAL_BYTES: usize = 64;
 
 /// What a seal says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub(crate) struct Seal {
     pub(crate) last: LogPosition,
     /// The hard state at that point.
     pub(crate) hard_state: HardState,
+    /// Whether the log's end is known at that point.
+    pub(crate) log_end: LogEnd,
 }
 
 /// What stands where the seal belongs.
@@ -49,6 +52,7 @@ pub(crate) fn encode(seal: &Seal, checksum: &Checksum, offset: u64, block: &mut 
     out.u64(seal.end);
     encode_position(seal.last, &mut out);
     encode_hard_state(seal.hard_state, &mut out);
+    out.u32(seal.log_end.number());
     let body = out.into_vec();
     let sum = checksum.of(offset, &MAGIC.to_le_bytes(), &body);
     block[..8].copy_from_slice(&MAGIC.to_le_bytes());
@@ -82,5 +86,6 @@ fn decode_seal(checksum: &Checksum, offset: u64, block: &[u8]) -> Option<Seal> {
         end: input.u64()?,
         last: decode_position(&mut input)?,
         hard_state: decode_hard_state(&mut input)?,
+        log_end: LogEnd::from_number(input.u32()?)?,
     })
 }

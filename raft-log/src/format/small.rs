@@ -6,7 +6,7 @@ use super::version::{self, VersionError};
 /// First bytes of every record file.
 const MAGIC: [u8; 8] = *b"RAFTRECD";
 /// The only version there is so far.
-const VERSION: u32 = 1;
+const RECORD_FILE_VERSION: u32 = 1;
 
 /// Why a record file cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(crate) enum SmallFileError {
 /// The bytes of the record file `name` with this content.
 pub(crate) fn encode(name: &str, content: &[u8]) -> Vec<u8> {
     let mut out = Writer::new();
-    out.bytes(&version::encode(MAGIC, VERSION));
+    out.bytes(&version::encode(MAGIC, RECORD_FILE_VERSION));
     // Records are at most 16 MiB long.
     out.u32(content.len() as u32);
     out.u32(checksum(name, content));
@@ -30,7 +30,7 @@ pub(crate) fn encode(name: &str, content: &[u8]) -> Vec<u8> {
 pub(crate) fn decode<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a [u8], SmallFileError> {
     let mut input = Reader::new(bytes);
     let start = input.array().ok_or(SmallFileError::Damaged)?;
-    match version::check(start, MAGIC, VERSION) {
+    match version::check(start, MAGIC, RECORD_FILE_VERSION) {
         Ok(()) => {}
         Err(VersionError::Damaged) => return Err(SmallFileError::Damaged),
         Err(VersionError::Unsupported(found)) => {

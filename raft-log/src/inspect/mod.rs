@@ -21,12 +21,16 @@ mod show;
 
 use raft_proto::{EntryKind, HardState, LogIndex, LogPosition, Term};
 
-use crate::error::{DamageKind, FileError, Owner};
+use crate::damage::{DamageKind, LogEnd};
+use crate::error::{FileError, Owner};
 use crate::format::checksum::Checksum;
 use crate::format::preamble::{Preamble, PreambleError};
 use crate::format::record::{self, RECORD_ALIGN};
 use crate::format::seal::{self, SealState};
-use crate::recovery::scan::{Copies, Extent, Finish, ScannedBatch, Scanner};
+use crate::recovery::scan::Scanner;
+use crate::recovery::scanned::{
+    AtUnknown, Before, Copies, Extent, Finish, ScannedBatch, Wholeness,
+};
 use crate::segment::{path_of, sequence_of};
 use crate::vfs::{Access, BLOCK_BYTES, Vfs, Writers};
 
@@ -63,7 +67,7 @@ pub struct SegmentReport {
     pub start: Start,
     /// What stands where its seal belongs.
     pub seal: SealReport,
-    /// Its whole batches, in order.
+    /// Its batches, in order, as far as their identity is known.
     pub batches: Vec<BatchReport>,
     /// What was found that is not whole, by offset in bytes.
     pub findings: Vec<Finding>,
@@ -98,6 +102,8 @@ pub struct SegmentHead {
     pub segment_bytes: u64,
     /// Term and vote when it was started.
     pub hard_state: HardState,
+    /// Whether the log knew its end when it was started.
+    pub log_end: LogEnd,
     /// Everything up to here is in a snapshot.
     pub mark: LogPosition,
     /// The last entry before its batches.
@@ -124,7 +130,7 @@ pub enum SealReport {
     Damaged,
 }
 
-/// One whole batch.
+/// One batch whose identity is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchReport {
     /// Where it starts, in bytes.
@@ -141,6 +147,12 @@ pub struct BatchReport {
     pub last: LogPosition,
     /// Number of its entries.
     pub entries: u32,
+    /// Number of records that fill in lost content of older entries.
+    pub refills: u32,
+    /// Whether the log knew its end.
+    pub log_end: LogEnd,
+    /// Whether all of it is as written.
+    pub is_whole: bool,
     /// Its records, if they were asked for.
     pub records: Vec<RecordReport>,
 }
@@ -323,6 +335,7 @@ impl SegmentReport {
             owner: Owner(preamble.identity),
             segment_bytes: preamble.segment_bytes,
             hard_state: preamble.hard_state,
+            log_end: preamble.log_end,
             mark: preamble.mark,
             base: preamble.base,
             predecessor: preamble.predecessor.map(|p| (p.sequence, p.end)),
@@ -353,48 +366,31 @@ impl SegmentReport {
         };
         let extent = continued.map_or(Extent::Open, Extent::Until);
         let bytes = &content[..at.min(content.len())];
-        let scanner = Scanner::new(bytes, preamble, &checksum, extent);
-        self.scan_all(&scanner, preamble, &checksum, bytes, detail);
-    }
-
-    /// Goes on after damage whose end is known; each round goes further in the file.
-    fn scan_all(
-        &mut self,
-        scanner: &Scanner<'_>,
-        preamble: &Preamble,
-        checksum: &Checksum,
-        bytes: &[u8],
-        detail: Detail,
-    ) {
-        let mut next = Some((preamble.batches_start(), preamble.base));
-        while let Some((start, last)) = next.take() {
-            let scan = scanner.scan(start, last);
-            for batch in &scan.batches {
-                if batch.copies == Copies::One {
-                    let offset = batch.identity.fixed.start;
-                    self.findings.push(Finding::LostCopy { offset });
-                }
-                self.batches
-                    .push(report_batch(batch, checksum, bytes, detail));
+        let at_unknown = match extent {
+            Extent::Until(_) => AtUnknown::Skip,
+            Extent::Open => AtUnknown::Stop,
+        };
+        let scanner = Scanner::new(bytes, preamble, &checksum, extent, at_unknown);
+        let scan = scanner.scan(preamble.batches_start(), Before::first_of(preamble));
+        for batch in &scan.batches {
+            if batch.copies == Copies::One {
+                let offset = batch.identity.fixed.start;
+                self.findings.push(Finding::LostCopy { offset });
             }
-            match scan.finish {
-                Finish::Clean => {}
-                Finish::Torn(_) => self.findings.push(Finding::Torn { offset: scan.end }),
-                Finish::Damaged(damage) => {
-                    if let (Some(offset), DamageKind::Suspect(identity)) =
-                        (damage.next, &damage.kind)
-                        && offset > damage.offset
-                    {
-                        next = Some((offset, identity.last));
-                    }
-                    self.findings.push(Finding::Damaged {
-                        offset: damage.offset,
-                        first: damage.first,
-                        last: damage.last,
-                        kind: damage.kind,
-                    });
-                }
-            }
+            self.batches
+                .push(report_batch(batch, &checksum, bytes, detail));
+        }
+        for damage in scan.damage {
+            self.findings.push(Finding::Damaged {
+                offset: damage.offset,
+                first: damage.first,
+                last: damage.last,
+                kind: damage.kind,
+            });
+        }
+        match scan.finish {
+            Finish::Clean | Finish::Unknown(_) => {}
+            Finish::Torn(_) => self.findings.push(Finding::Torn { offset: scan.end }),
         }
     }
 }
@@ -426,9 +422,15 @@ fn report_batch(
         keep: fixed.keep,
         last: fixed.last,
         entries: fixed.entry_count,
+        refills: fixed.refill_count,
+        log_end: fixed.log_end,
+        is_whole: batch.wholeness == Wholeness::Whole,
         records: match detail {
             Detail::Batches => Vec::new(),
-            Detail::Records => batch.offsets.iter().filter_map(record).collect(),
+            Detail::Records => {
+                let offsets = batch.runs.iter().flat_map(|run| &run.offsets);
+                offsets.filter_map(record).collect()
+            }
         },
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use raft_proto::HardState;
 
+use crate::damage::LogEnd;
+
 use super::{
     BatchReport, Finding, RecordReport, SealReport, SegmentHead, SegmentReport, Standing, Start,
     Survey,
@@ -60,12 +62,13 @@ impl fmt::Display for SegmentHead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "of {}: {} bytes, after {}, snapshot {}, {}",
+            "of {}: {} bytes, after {}, snapshot {}, {}{}",
             self.owner,
             self.segment_bytes,
             self.base,
             self.mark,
-            Vote(self.hard_state)
+            Vote(self.hard_state),
+            End(self.log_end),
         )?;
         match self.predecessor {
             Some((sequence, end)) => write!(f, ", continues segment {sequence} from {end}"),
@@ -78,14 +81,17 @@ impl fmt::Display for BatchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "  batch at {}: {} bytes, {} entries after {} up to {}, snapshot {}, {}",
+            "  {}batch at {}: {} bytes, {} entries after {} up to {}, snapshot {}, {}{}{}",
+            if self.is_whole { "" } else { "DAMAGED " },
             self.offset,
             self.bytes,
             self.entries,
             self.keep,
             self.last,
             self.mark,
-            Vote(self.hard_state)
+            Vote(self.hard_state),
+            Refills(self.refills),
+            End(self.log_end),
         )?;
         self.records
             .iter()
@@ -142,6 +148,30 @@ impl fmt::Display for Vote {
         match self.0.vote {
             Some(node) => write!(f, " voted {node}"),
             None => write!(f, " no vote"),
+        }
+    }
+}
+
+/// How many lost entries a batch fills in, if any.
+struct Refills(u32);
+
+impl fmt::Display for Refills {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            count => write!(f, ", fills in {count} lost entries"),
+        }
+    }
+}
+
+/// Whether the log knew its end, if it did not.
+struct End(LogEnd);
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            LogEnd::Known => Ok(()),
+            LogEnd::Unknown(_) => f.write_str(", end of the log not known"),
         }
     }
 }

@@ -1,18 +1,27 @@
 //! Finds the segments of the live log, newest first, and scans them.
+//!
+//! The newest readable segment, the head, says what the log holds: its preamble names term and vote,
+//! mark, and the terms and memberships of all live entries before it, and its batches go on from
+//! there. Older segments only say where the content of these entries stands. So a damaged or missing
+//! older one costs content and nothing else, and a damaged head leaves the end of the log unknown.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use raft_proto::LogPosition;
+use raft_proto::{HardState, LogPosition};
 
 use super::judge::{FileSize, Place, judge_segment};
-use super::scan::{BatchDamage, Extent, Finish, Scanner, SegmentScan};
-use crate::error::{Damage, DamageKind, FileError, OpenError, Owner, SuspectIdentity, UnknownEnd};
+use super::scan::Scanner;
+use super::scanned::{AtUnknown, Before, Extent, SegmentScan};
+use crate::damage::{Damage, DamageKind, SuspectIdentity, UnknownEnd};
+use crate::error::{FileError, OpenError, Owner};
 use crate::format::checksum::Checksum;
 use crate::format::preamble::{Preamble, PreambleError, Predecessor};
 use crate::format::seal::{self, SealState};
-use crate::options::LogIdentity;
+use crate::options::{LogIdentity, OnDamage};
+use crate::readable;
 use crate::segment::{SegmentFile, path_of, sequence_of};
+use crate::state::newer_hard_state;
 use crate::vfs::{Access, BLOCK_BYTES, Content, Vfs, Writers};
 
 /// A segment of the live log, scanned.
@@ -22,6 +31,7 @@ pub(crate) struct LoadedSegment {
     pub(crate) preamble: Preamble,
     pub(crate) content: Content,
     pub(crate) scan: SegmentScan,
+    pub(crate) extent: Extent,
 }
 
 /// The segments of the live log, oldest first, and all segment files that there are.
@@ -29,59 +39,52 @@ pub(crate) struct LoadedSegment {
 pub(crate) struct Chain {
     pub(crate) segments: Vec<LoadedSegment>,
     pub(crate) sequences: Vec<u64>,
+    /// The highest sequence that a file has or names.
+    pub(crate) highest: u64,
+    /// All that is damaged, newest segment first.
+    pub(crate) damage: Vec<Damage>,
+    /// Why the end of the log is not known, if something says so beside the log itself.
+    pub(crate) unknown: Option<UnknownEnd>,
+    /// The newest term and vote that anything readable names.
+    pub(crate) hard_state: HardState,
 }
 
-/// Loads the chain of segments that leads back from the newest one as far as entries are live.
-/// An empty chain means that there is no segment at all.
+/// Loads the chain of segments that leads back from the newest one as far as entries are live. A
+/// chain without segments means that there is none that can be read.
 pub(crate) fn load(
     vfs: &dyn Vfs,
     directory: &Path,
     identity: LogIdentity,
+    on_damage: OnDamage,
 ) -> Result<Chain, OpenError> {
     let names = vfs
         .list(directory)
         .map_err(|source| FileError::new("list", directory, source))?;
     let mut sequences: Vec<u64> = names.iter().filter_map(|name| sequence_of(name)).collect();
     sequences.sort_unstable();
-    let mut segments = Vec::new();
-    let Some(&newest) = sequences.last() else {
-        return Ok(Chain {
-            segments,
-            sequences,
-        });
-    };
     let loader = Loader {
         vfs,
         directory,
         identity,
-        newest,
+        newest: sequences.last().copied().unwrap_or(0),
+        on_damage,
     };
-    let head = loader.load_head()?;
-    let mark = head
-        .scan
-        .batches
-        .last()
-        .map_or(head.preamble.mark, |batch| batch.identity.fixed.mark);
-    segments.push(head);
-    // Each step goes to a lower sequence, so the walk ends.
-    while let Some((needed, successor)) = next_needed(&segments, mark) {
-        let segment = loader.load_continued(needed, successor, mark)?;
-        segments.push(segment);
-    }
-    segments.reverse();
-    Ok(Chain {
-        segments,
+    let mut chain = Chain {
+        segments: Vec::new(),
+        highest: loader.newest,
         sequences,
-    })
-}
-
-/// The segment before the oldest loaded one, if live entries may stand in it.
-fn next_needed(
-    segments: &[LoadedSegment],
-    mark: LogPosition,
-) -> Option<(Option<Predecessor>, &Preamble)> {
-    let oldest = &segments.last()?.preamble;
-    (oldest.base.index > mark.index).then_some((oldest.predecessor, oldest))
+        damage: Vec::new(),
+        unknown: None,
+        hard_state: HardState::default(),
+    };
+    loader.load_head(&mut chain)?;
+    if let Some(head) = chain.segments.last() {
+        let last = head.scan.batches.last();
+        let mark = last.map_or(head.preamble.mark, |batch| batch.identity.fixed.mark);
+        loader.load_older(&mut chain, mark)?;
+    }
+    chain.segments.reverse();
+    Ok(chain)
 }
 
 struct Loader<'a> {
@@ -89,6 +92,7 @@ struct Loader<'a> {
     directory: &'a Path,
     identity: LogIdentity,
     newest: u64,
+    on_damage: OnDamage,
 }
 
 /// A segment's file before its batches are scanned.
@@ -107,122 +111,193 @@ enum Unusable {
     Refused(OpenError),
 }
 
-impl Loader<'_> {
-    fn load_head(&self) -> Result<LoadedSegment, OpenError> {
-        let unknown = |reason, first: LogPosition| {
-            let damage = Damage {
-                segment: self.newest,
-                path: path_of(self.directory, self.newest),
-                offset: 0,
-                first: first.index.next(),
-                last: None,
-                kind: DamageKind::UnknownEnd(reason),
-            };
-            OpenError::from(damage)
-        };
-        let opened = match self.open(self.newest, Writers::Possible) {
-            Ok(opened) => opened,
-            Err(Unusable::Refused(error)) => return Err(error),
-            Err(Unusable::Missing) => {
-                return Err(unknown(UnknownEnd::NoSegment, LogPosition::ZERO));
-            }
-            Err(Unusable::Preamble) => {
-                return Err(unknown(UnknownEnd::Preamble, LogPosition::ZERO));
-            }
-        };
-        let place = Place::Head {
-            newest: self.newest,
-        };
-        if let Some(reason) = judge_segment(place, opened.size, opened.seal) {
-            return Err(unknown(reason, opened.preamble.base));
-        }
-        let scan = scan_opened(&opened, Extent::Open);
-        self.finish(opened, scan, |damage| damage.kind.clone())
+impl Chain {
+    fn end_unknown(&mut self, reason: UnknownEnd, damage: Damage) {
+        self.unknown = self.unknown.or(Some(reason));
+        self.damage.push(damage);
     }
 
-    fn load_continued(
+    fn note_seal(&mut self, seal: SealState) {
+        match seal {
+            SealState::Sealed(seal) => {
+                self.highest = self.highest.max(seal.successor);
+                self.hard_state = newer_hard_state(self.hard_state, seal.hard_state);
+            }
+            SealState::Open | SealState::Damaged => {}
+        }
+    }
+
+    /// Adds a scanned segment, and what is damaged in it.
+    fn push(&mut self, opened: Opened, scan: SegmentScan, extent: Extent) {
+        self.hard_state = newer_hard_state(self.hard_state, scan.hard_state);
+        for damage in &scan.damage {
+            self.damage.push(Damage {
+                segment: opened.preamble.sequence,
+                path: opened.file.path.clone(),
+                offset: damage.offset,
+                first: damage.first,
+                last: damage.last,
+                kind: damage.kind.clone(),
+            });
+        }
+        // Only from the head is something copied, and no segment is sealed while it is mapped.
+        let content = match self.segments.is_empty() {
+            true => opened.content,
+            false => Content::copied(Vec::new()),
+        };
+        self.segments.push(LoadedSegment {
+            file: Arc::new(opened.file),
+            preamble: opened.preamble,
+            content,
+            scan,
+            extent,
+        });
+    }
+}
+
+impl Loader<'_> {
+    /// The newest segment that can be read; those after it leave the end unknown.
+    fn load_head(&self, chain: &mut Chain) -> Result<(), OpenError> {
+        for sequence in chain.sequences.clone().into_iter().rev() {
+            let opened = match self.open(sequence, Writers::Possible) {
+                Ok(opened) => opened,
+                Err(Unusable::Refused(error)) => return Err(error),
+                Err(Unusable::Missing | Unusable::Preamble) => {
+                    let reason = UnknownEnd::Preamble;
+                    chain.end_unknown(
+                        reason,
+                        self.unknown_end(sequence, reason, LogPosition::ZERO),
+                    );
+                    continue;
+                }
+            };
+            chain.note_seal(opened.seal);
+            let place = Place::Head { newest: sequence };
+            if let Some(reason) = judge_segment(place, opened.size, opened.seal) {
+                let damage = self.unknown_end(sequence, reason, opened.preamble.base);
+                chain.end_unknown(reason, damage);
+            }
+            // What a sealed one holds beyond its end was copied into the one that is lost.
+            let extent = match opened.seal {
+                SealState::Sealed(seal) => Extent::Until(seal.end),
+                SealState::Open | SealState::Damaged => Extent::Open,
+            };
+            let scan = scan_opened(&opened, extent, AtUnknown::Stop);
+            chain.push(opened, scan, extent);
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    /// The segments before the head, as far as live entries may stand in them.
+    fn load_older(&self, chain: &mut Chain, mark: LogPosition) -> Result<(), OpenError> {
+        // Each round loads or gives up a lower sequence, so the walk ends.
+        while let Some(oldest) = chain.segments.last() {
+            let successor = oldest.preamble.clone();
+            if successor.base.index <= mark.index {
+                return Ok(());
+            }
+            let predecessor = successor
+                .predecessor
+                .filter(|found| found.sequence < successor.sequence);
+            let Some(predecessor) = predecessor else {
+                chain.damage.push(self.lost_segment(0, &successor, mark));
+                return Ok(());
+            };
+            match self.open(predecessor.sequence, Writers::None) {
+                Ok(opened) => self.add_continued(chain, opened, predecessor, &successor),
+                Err(Unusable::Refused(error)) => return Err(error),
+                Err(Unusable::Missing | Unusable::Preamble) => {
+                    let sequence = predecessor.sequence;
+                    chain
+                        .damage
+                        .push(self.lost_segment(sequence, &successor, mark));
+                    if !self.load_before(chain, sequence)? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add_continued(
         &self,
-        needed: Option<Predecessor>,
+        chain: &mut Chain,
+        opened: Opened,
+        predecessor: Predecessor,
         successor: &Preamble,
-        mark: LogPosition,
-    ) -> Result<LoadedSegment, OpenError> {
-        let sequence = needed.map_or(0, |predecessor| predecessor.sequence);
-        // All runs of the live log stand in the successor's preamble: what is missing is known.
-        let known = || {
-            let mut metadata = successor.metadata.clone();
-            metadata.compact_through(mark.index, successor.base.index);
-            DamageKind::Suspect(SuspectIdentity {
-                keep: mark,
-                last: successor.base,
-                term_runs: metadata.runs,
-                hard_state: None,
-            })
-        };
-        let damaged = |offset| {
-            OpenError::from(Damage {
-                segment: sequence,
-                path: path_of(self.directory, sequence),
-                offset,
-                first: mark.index.next(),
-                last: Some(successor.base.index),
-                kind: known(),
-            })
-        };
-        let Some(predecessor) = needed.filter(|p| p.sequence < successor.sequence) else {
-            return Err(damaged(0));
-        };
-        let opened = match self.open(sequence, Writers::None) {
-            Ok(opened) => opened,
-            Err(Unusable::Refused(error)) => return Err(error),
-            Err(Unusable::Missing | Unusable::Preamble) => return Err(damaged(0)),
-        };
+    ) {
+        chain.note_seal(opened.seal);
         let place = Place::Continued {
             newest: self.newest,
         };
         if let Some(reason) = judge_segment(place, opened.size, opened.seal) {
-            return Err(Damage {
-                segment: sequence,
-                path: opened.file.path,
-                offset: seal::offset(opened.preamble.segment_bytes),
-                first: successor.base.index.next(),
-                last: None,
-                kind: DamageKind::UnknownEnd(reason),
-            }
-            .into());
+            let damage = self.unknown_end(predecessor.sequence, reason, successor.base);
+            chain.end_unknown(reason, damage);
         }
-        let scan = scan_opened(&opened, Extent::Until(predecessor.end));
-        self.finish(opened, scan, |damage| match &damage.kind {
-            DamageKind::Suspect(identity) if damage.last.is_some() => {
-                DamageKind::Suspect(identity.clone())
-            }
-            DamageKind::Suspect(_) | DamageKind::UnknownEnd(_) => known(),
-        })
+        let extent = Extent::Until(predecessor.end);
+        let scan = scan_opened(&opened, extent, AtUnknown::Skip);
+        chain.push(opened, scan, extent);
     }
 
-    /// Turns a scan into a loaded segment, or its damage into an error.
-    fn finish(
-        &self,
-        opened: Opened,
-        scan: SegmentScan,
-        kind: impl Fn(&BatchDamage) -> DamageKind,
-    ) -> Result<LoadedSegment, OpenError> {
-        if let Finish::Damaged(damage) = &scan.finish {
-            return Err(Damage {
-                segment: opened.preamble.sequence,
-                path: opened.file.path,
-                offset: damage.offset,
-                first: damage.first,
-                last: damage.last,
-                kind: kind(damage),
-            }
-            .into());
+    /// The newest readable segment before a lost one. Nobody says where it ends, so only what it
+    /// vouches for itself counts; whether it is part of the log does not matter, because its records
+    /// are taken by index and term. Says whether there was one.
+    fn load_before(&self, chain: &mut Chain, lost: u64) -> Result<bool, OpenError> {
+        let below = chain.sequences.partition_point(|found| *found < lost);
+        let candidates = chain.sequences[..below].to_vec();
+        for sequence in candidates.into_iter().rev() {
+            let opened = match self.open(sequence, Writers::None) {
+                Ok(opened) => opened,
+                Err(Unusable::Refused(error)) => return Err(error),
+                Err(Unusable::Missing | Unusable::Preamble) => continue,
+            };
+            chain.note_seal(opened.seal);
+            let extent = match opened.seal {
+                SealState::Sealed(seal) => Extent::Until(seal.end),
+                SealState::Open | SealState::Damaged => {
+                    let start = opened.preamble.batches_start();
+                    let vouched =
+                        scanner(&opened, Extent::Open, AtUnknown::Skip).vouched_end(start);
+                    Extent::Until(vouched)
+                }
+            };
+            let scan = scan_opened(&opened, extent, AtUnknown::Skip);
+            chain.push(opened, scan, extent);
+            return Ok(true);
         }
-        Ok(LoadedSegment {
-            file: Arc::new(opened.file),
-            preamble: opened.preamble,
-            content: opened.content,
-            scan,
-        })
+        Ok(false)
+    }
+
+    fn unknown_end(&self, sequence: u64, reason: UnknownEnd, after: LogPosition) -> Damage {
+        Damage {
+            segment: sequence,
+            path: path_of(self.directory, sequence),
+            offset: 0,
+            first: after.index.next(),
+            last: None,
+            kind: DamageKind::UnknownEnd(reason),
+        }
+    }
+
+    /// All runs of the live log stand in the successor's preamble: what is lost is known.
+    fn lost_segment(&self, sequence: u64, successor: &Preamble, mark: LogPosition) -> Damage {
+        let mut metadata = successor.metadata.clone();
+        metadata.compact_through(mark.index, successor.base.index);
+        Damage {
+            segment: sequence,
+            path: path_of(self.directory, sequence),
+            offset: 0,
+            first: mark.index.next(),
+            last: Some(successor.base.index),
+            kind: DamageKind::Suspect(SuspectIdentity {
+                keep: mark,
+                last: successor.base,
+                term_runs: metadata.runs,
+                hard_state: None,
+            }),
+        }
     }
 
     fn open(&self, sequence: u64, writers: Writers) -> Result<Opened, Unusable> {
@@ -240,9 +315,11 @@ impl Loader<'_> {
         if size == 0 {
             return Err(Unusable::Preamble);
         }
-        let content = file
-            .content(writers)
-            .map_err(|source| failed("read", source))?;
+        let content = match self.on_damage {
+            OnDamage::Refuse => file.content(writers),
+            OnDamage::Report => readable::content(file.as_ref(), size),
+        };
+        let content = content.map_err(|source| failed("read", source))?;
         let preamble = self.check_preamble(&content, sequence, &path)?;
         let checksum = Checksum::new(preamble.salt, sequence);
         let seal_offset = seal::offset(preamble.segment_bytes);
@@ -303,10 +380,15 @@ impl Loader<'_> {
     }
 }
 
-fn scan_opened(opened: &Opened, extent: Extent) -> SegmentScan {
+fn scan_opened(opened: &Opened, extent: Extent, at_unknown: AtUnknown) -> SegmentScan {
+    let preamble = &opened.preamble;
+    let before = Before::first_of(preamble);
+    scanner(opened, extent, at_unknown).scan(preamble.batches_start(), before)
+}
+
+fn scanner(opened: &Opened, extent: Extent, at_unknown: AtUnknown) -> Scanner<'_> {
     let preamble = &opened.preamble;
     let unsealed = usize::try_from(seal::offset(preamble.segment_bytes)).unwrap_or(usize::MAX);
     let bytes = &opened.content[..unsealed.min(opened.content.len())];
-    Scanner::new(bytes, preamble, &opened.file.checksum, extent)
-        .scan(preamble.batches_start(), preamble.base)
+    Scanner::new(bytes, preamble, &opened.file.checksum, extent, at_unknown)
 }

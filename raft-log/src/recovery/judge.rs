@@ -2,7 +2,7 @@
 
 use raft_proto::mutants::{Mutant, is_planted};
 
-use crate::error::UnknownEnd;
+use crate::damage::UnknownEnd;
 use crate::format::seal::SealState;
 
 /// The sector where a batch's head belongs.
@@ -349,6 +349,7 @@ mod tests {
             end: 8192,
             last: LogPosition::ZERO,
             hard_state: HardState::default(),
+            log_end: crate::damage::LogEnd::Known,
         });
         let head = |size, seal| judge_segment(Place::Head { newest: 8 }, size, seal);
         let inner =

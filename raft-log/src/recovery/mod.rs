@@ -6,23 +6,27 @@ use std::sync::{Arc, RwLock};
 use raft_proto::{HardState, LogIndex, LogPosition, Membership, TermRun};
 
 use self::chain::{Chain, LoadedSegment};
-use self::replay::{Contradiction, Replay};
+use self::replay::Replay;
 use self::rewrite::{NewHead, Plan};
-use self::scan::{Copies, Finish};
+use self::scanned::{Copies, Finish, ScannedBatch, Wholeness};
+use crate::damage::{Damage, DamageKind, Hole, LogEnd, SuspectIdentity, UnknownEnd};
 use crate::dir::{DataDir, TEMPORARY_SUFFIX};
-use crate::error::{Damage, DamageKind, FileError, OpenError, UnknownEnd};
+use crate::error::{FileError, OpenError};
 use crate::log::{Health, LiveSegment, Log};
-use crate::options::{LogIdentity, LogOptions};
+use crate::options::{LogIdentity, LogOptions, OnDamage};
 use crate::prepare::{SegmentPreparer, ZeroedFiles};
 use crate::segment::path_of;
 use crate::staged::Staged;
+use crate::state::newer_hard_state;
 use crate::vfs::{AlignedBuffer, Vfs};
 
 pub(crate) mod chain;
 pub(crate) mod judge;
 pub(crate) mod replay;
 mod rewrite;
+mod salvage;
 pub(crate) mod scan;
+pub(crate) mod scanned;
 
 /// What an opened log holds; all of it is durable, and vouched for by more than the page cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +44,7 @@ pub struct Recovered {
     pub last: LogPosition,
     /// Terms of the entries from `first_index` on.
     pub term_runs: Vec<TermRun>,
-    /// Payload bytes of each entry from `first_index` to `last`.
+    /// Payload bytes of each entry from `first_index` to `last`; 0 for missing ones.
     pub entry_sizes: Vec<u32>,
     /// Memberships among these entries, and no others: the log does not read snapshots. The caller
     /// puts the newest snapshot's membership before those that lie behind its position.
@@ -53,6 +57,13 @@ pub struct Recovered {
     /// Entries that were copied into a new segment because nothing vouched for them, or to save
     /// space.
     pub copied_entries: u64,
+    /// Entries whose content is lost here, in order. Everything above is by identity: as if it were
+    /// there. Empty unless [`OnDamage::Report`] allows it.
+    pub missing: Vec<Hole>,
+    /// Whether the log knows its end, and its newest term and vote.
+    pub end: LogEnd,
+    /// All damage that was found, also such that lost nothing which is still needed.
+    pub damage: Vec<Damage>,
 }
 
 /// A batch that a crash tore; nothing of it was acknowledged.
@@ -88,14 +99,22 @@ pub(crate) fn open(
     let directory = dir.path().join(directory_name(identity));
     vfs.create_dir_all(&directory)
         .map_err(|source| FileError::new("create directory", &directory, source))?;
-    let mut chain = chain::load(vfs.as_ref(), &directory, identity)?;
+    let mut chain = chain::load(vfs.as_ref(), &directory, identity, options.on_damage)?;
     let created = dir.has_marker(&marker_name(identity))?;
-    if chain.segments.is_empty() && created {
-        return Err(no_segment(&directory).into());
+    if chain.sequences.is_empty() && created {
+        chain.unknown = Some(UnknownEnd::NoSegment);
+        chain.damage.push(no_segment(&directory));
     }
-    let replay = replay(&chain).map_err(OpenError::Damaged)?;
+    let mut replay = replay(&mut chain);
+    note_unknown_end(&mut chain, &mut replay);
+    let refused = refusal(&chain, &replay, &directory);
+    if let (OnDamage::Refuse, Some(damage)) = (options.on_damage, refused) {
+        return Err(damage.into());
+    }
     let dropped_torn = chain.segments.last().and_then(torn_tail);
-    let recovered = report(&replay, dropped_torn, lost_copies(&chain, identity.node.0));
+    let mut recovered = report(&replay, dropped_torn);
+    recovered.lost_copies = lost_copies(&chain, identity.node.0);
+    recovered.damage = std::mem::take(&mut chain.damage);
     remove_temporaries(vfs.as_ref(), &directory)?;
     let mut files = ZeroedFiles::new(Arc::clone(vfs), &directory);
     let plan = Plan::new(&chain, &replay, identity, &options);
@@ -152,35 +171,122 @@ fn remove_temporaries(vfs: &dyn Vfs, directory: &Path) -> Result<(), FileError> 
     Ok(())
 }
 
-/// Applies all segments in order.
-fn replay(chain: &Chain) -> Result<Replay, Box<Damage>> {
-    let mut replay = match chain.segments.first() {
-        Some(oldest) => Replay::start(&oldest.preamble),
-        None => return Ok(Replay::of_nothing()),
-    };
-    for (number, segment) in chain.segments.iter().enumerate() {
-        if number > 0 {
-            let entered = replay.enter(&segment.preamble);
-            entered.map_err(|Contradiction| contradiction(segment, 0, &replay))?;
+/// Reads the log off its segments. A batch that contradicts what came before it, though its
+/// checksums hold, leaves the end unknown.
+fn replay(chain: &mut Chain) -> Replay {
+    loop {
+        let Some((head, older)) = chain.segments.split_last() else {
+            return Replay::of_nothing();
+        };
+        let batches = &head.scan.batches;
+        let last = batches.last();
+        let mark = last.map_or(head.preamble.mark, |batch| batch.identity.fixed.mark);
+        let Ok(mut replay) = Replay::start(head, older, mark) else {
+            // The head names more than there can have been: nothing of it is believed.
+            let damage = contradiction(head, 0, head.preamble.mark);
+            chain.unknown = chain.unknown.or(Some(UnknownEnd::Inconsistent));
+            chain.damage.push(damage);
+            chain.segments.clear();
+            continue;
+        };
+        let mut taken = 0;
+        while let Some(batch) = batches.get(taken) {
+            if replay.batch(batch, &head.file).is_err() {
+                break;
+            }
+            taken += 1;
         }
-        for batch in &segment.scan.batches {
-            let offset = batch.identity.fixed.start;
-            let applied = replay.batch(batch, &segment.file);
-            applied.map_err(|Contradiction| contradiction(segment, offset, &replay))?;
+        let Some(wrong) = batches.get(taken) else {
+            return replay;
+        };
+        let offset = wrong.identity.fixed.start;
+        let damage = contradiction(head, offset, replay.state.last);
+        chain.unknown = chain.unknown.or(Some(UnknownEnd::Inconsistent));
+        chain.damage.push(damage);
+        // Each round has fewer batches, so this ends.
+        if let Some(head) = chain.segments.last_mut() {
+            head.scan.batches.truncate(taken);
+            head.scan.end = offset;
+            head.scan.finish = Finish::Unknown(UnknownEnd::Inconsistent);
         }
     }
-    Ok(replay)
 }
 
-fn contradiction(segment: &LoadedSegment, offset: u64, replay: &Replay) -> Box<Damage> {
-    Box::new(Damage {
+fn contradiction(segment: &LoadedSegment, offset: u64, after: LogPosition) -> Damage {
+    Damage {
         segment: segment.preamble.sequence,
         path: segment.file.path.clone(),
         offset,
-        first: replay.state.last.index.next(),
+        first: after.index.next(),
         last: None,
         kind: DamageKind::UnknownEnd(UnknownEnd::Inconsistent),
-    })
+    }
+}
+
+/// Takes note of an end that is not known, in what the log says of itself.
+fn note_unknown_end(chain: &mut Chain, replay: &mut Replay) {
+    if let Some(head) = chain.segments.last()
+        && let Finish::Unknown(reason) = head.scan.finish
+    {
+        chain.unknown = chain.unknown.or(Some(reason));
+    }
+    let state = &mut replay.state;
+    if let Some(reason) = chain.unknown
+        && state.log_end == LogEnd::Known
+    {
+        state.log_end = LogEnd::Unknown(reason);
+    }
+    // What lies behind the known prefix, or in a seal, may name a newer one.
+    if state.log_end != LogEnd::Known {
+        state.hard_state = newer_hard_state(state.hard_state, chain.hard_state);
+    }
+}
+
+/// Why a log is refused that is not to be opened with damage: the first damage that lost something
+/// which nobody has filled in.
+fn refusal(chain: &Chain, replay: &Replay, directory: &Path) -> Option<Damage> {
+    let missing = replay.index.missing();
+    let loses = |damage: &&Damage| match damage.kind {
+        DamageKind::UnknownEnd(_) => true,
+        DamageKind::Suspect(_) => missing.iter().any(|hole| {
+            hole.last >= damage.first && damage.last.is_none_or(|last| hole.first <= last)
+        }),
+    };
+    if let LogEnd::Unknown(reason) = replay.state.log_end {
+        let is_reason = |damage: &&Damage| matches!(damage.kind, DamageKind::UnknownEnd(_));
+        let found = chain.damage.iter().find(is_reason).cloned();
+        let after = replay.state.last.index.next();
+        let kind = DamageKind::UnknownEnd(reason);
+        return Some(found.unwrap_or_else(|| known_before(chain, directory, after, None, kind)));
+    }
+    let hole = missing.first()?;
+    let found = chain.damage.iter().find(loses).cloned();
+    let kind = DamageKind::Suspect(SuspectIdentity {
+        keep: replay.state.mark,
+        last: replay.state.last,
+        term_runs: replay.state.metadata.runs.clone(),
+        hard_state: None,
+    });
+    Some(found.unwrap_or_else(|| known_before(chain, directory, hole.first, Some(hole.last), kind)))
+}
+
+/// Damage that an earlier open has met and written down.
+fn known_before(
+    chain: &Chain,
+    directory: &Path,
+    first: LogIndex,
+    last: Option<LogIndex>,
+    kind: DamageKind,
+) -> Damage {
+    let segment = chain.sequences.last().copied().unwrap_or(1);
+    Damage {
+        segment,
+        path: path_of(directory, segment),
+        offset: 0,
+        first,
+        last,
+        kind,
+    }
 }
 
 /// Counts the batches that were read by one copy of their identity, and names them in the log.
@@ -188,7 +294,10 @@ fn lost_copies(chain: &Chain, node: u64) -> u64 {
     let mut lost = 0;
     for segment in &chain.segments {
         let batches = segment.scan.batches.iter();
-        for batch in batches.filter(|batch| batch.copies == Copies::One) {
+        let served = |batch: &&ScannedBatch| {
+            batch.copies == Copies::One && batch.wholeness == Wholeness::Whole
+        };
+        for batch in batches.filter(served) {
             let offset = batch.identity.fixed.start;
             tracing::warn!(
                 node,
@@ -204,7 +313,7 @@ fn lost_copies(chain: &Chain, node: u64) -> u64 {
 
 fn torn_tail(head: &LoadedSegment) -> Option<TornTail> {
     match &head.scan.finish {
-        Finish::Clean | Finish::Damaged(_) => None,
+        Finish::Clean | Finish::Unknown(_) => None,
         Finish::Torn(fixed) => Some(TornTail {
             segment: head.preamble.sequence,
             offset: head.scan.end,
@@ -213,7 +322,7 @@ fn torn_tail(head: &LoadedSegment) -> Option<TornTail> {
     }
 }
 
-fn report(replay: &Replay, dropped_torn: Option<TornTail>, lost_copies: u64) -> Recovered {
+fn report(replay: &Replay, dropped_torn: Option<TornTail>) -> Recovered {
     let state = &replay.state;
     let live = state.last.index.since(state.mark.index);
     assert_eq!(
@@ -237,8 +346,11 @@ fn report(replay: &Replay, dropped_torn: Option<TornTail>, lost_copies: u64) -> 
         entry_sizes: replay.sizes().to_vec(),
         memberships,
         dropped_torn,
-        lost_copies,
+        lost_copies: 0,
         copied_entries: 0,
+        missing: replay.index.missing(),
+        end: state.log_end,
+        damage: Vec::new(),
     }
 }
 
@@ -252,8 +364,7 @@ fn assemble(
     preparer: SegmentPreparer,
 ) -> Log {
     let mut index = replay.index;
-    index.truncate_after(head.base.index);
-    index.append(&head.file, &head.offsets);
+    head.place_copy(&mut index);
     assert_eq!(index.last, replay.state.last.index, "the copy is complete");
     let mut segments = head.older;
     segments.push_back(LiveSegment {

@@ -4,6 +4,10 @@
 //! while they are lost. So the unvouched last batch is written again, elsewhere, under a temporary
 //! name, synced, and only then named. A newest segment that is nearly empty is copied whole, so
 //! that restarts do not pile up such segments.
+//!
+//! What is damaged is not copied as if it were whole: the new segment's preamble then states all of
+//! the log's identity, that of lost entries included, and what is readable of the unvouched batch
+//! follows as refills.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -14,17 +18,19 @@ use raft_proto::{Entry, LogIndex, LogPosition};
 
 use super::chain::{Chain, LoadedSegment};
 use super::replay::Replay;
+use super::scanned::{Extent, Finish, ScannedBatch, Wholeness};
 use crate::error::{FileError, OpenError};
-use crate::format::batch::{self, Draft, Previous};
+use crate::format::batch::{self, Draft, Previous, Records};
 use crate::format::metadata::Metadata;
 use crate::format::preamble::{Preamble, Predecessor};
-use crate::format::record;
+use crate::format::record::{self, RECORD_ALIGN};
 use crate::format::seal::Seal;
+use crate::index::{Index, Place};
 use crate::log::{LiveSegment, Log, Tail, Vouching};
 use crate::options::{LogIdentity, LogOptions, MAX_SEGMENT_BYTES};
 use crate::prepare::ZeroedFiles;
 use crate::segment::{SegmentFile, path_of};
-use crate::staged::{Limits, Staged, next_batch};
+use crate::staged::{Limits, next_batch};
 use crate::state::LogState;
 use crate::vfs::{AlignedBuffer, BLOCK_BYTES, Content, Vfs};
 
@@ -33,7 +39,7 @@ use crate::vfs::{AlignedBuffer, BLOCK_BYTES, Content, Vfs};
 pub(super) struct Plan {
     preamble: Preamble,
     state: LogState,
-    entries: Vec<Entry>,
+    copied: Copied,
     limits: Limits,
     segment_bytes: u64,
     /// How many of the loaded segments the new one continues.
@@ -45,10 +51,56 @@ pub(super) struct Plan {
 pub(super) struct NewHead {
     pub(super) file: Arc<SegmentFile>,
     pub(super) base: LogPosition,
-    /// Offsets of the copied entries, which follow `base`.
-    pub(super) offsets: Vec<u32>,
+    copied: CopiedPlaces,
     pub(super) tail: Tail,
     pub(super) older: VecDeque<LiveSegment>,
+}
+
+/// What is copied.
+#[derive(Clone, Debug)]
+enum Copied {
+    /// The last entries of the log.
+    Tail(Vec<Entry>),
+    /// What is readable of the last batch, which fills in or has lost entries.
+    Refill(Vec<Entry>),
+}
+
+/// Where the copies stand in the new segment.
+#[derive(Debug)]
+enum CopiedPlaces {
+    /// Of the entries after the base.
+    Tail(Vec<u32>),
+    /// Of these entries, instead of those from this place of the old segment on.
+    Refill {
+        places: Vec<(LogIndex, u32)>,
+        old: (u64, u64),
+    },
+}
+
+impl Copied {
+    fn entries(&self) -> &[Entry] {
+        match self {
+            Self::Tail(entries) | Self::Refill(entries) => entries,
+        }
+    }
+}
+
+impl NewHead {
+    /// Says where the copies stand.
+    pub(super) fn place_copy(&self, index: &mut Index) {
+        match &self.copied {
+            CopiedPlaces::Tail(offsets) => {
+                index.truncate_after(self.base.index);
+                index.append(&self.file, offsets);
+            }
+            CopiedPlaces::Refill { places, old } => {
+                index.lose_place(old.0, old.1);
+                for (entry, offset) in places {
+                    index.fill(&self.file, *entry, &[*offset]);
+                }
+            }
+        }
+    }
 }
 
 /// Where the copy starts and what it continues.
@@ -56,6 +108,16 @@ struct Cut {
     first: LogIndex,
     predecessor: Option<Predecessor>,
     older: usize,
+    kind: CutKind,
+}
+
+/// How the copy is written.
+#[derive(Clone, Copy)]
+enum CutKind {
+    /// As entries.
+    Tail,
+    /// As refills: the records that stand in the old head from here on.
+    Refill,
 }
 
 impl Plan {
@@ -73,6 +135,7 @@ impl Plan {
                 first: LogIndex::FIRST,
                 predecessor: None,
                 older: 0,
+                kind: CutKind::Tail,
             },
         };
         let before = cut.first.previous();
@@ -85,18 +148,19 @@ impl Plan {
         }
         let mut metadata = state.metadata.clone();
         metadata.truncate_after(base.index);
-        let entries = loaded
-            .last()
-            .map_or_else(Vec::new, |head| copy_entries(head, cut.first, replay));
+        let copied = match (loaded.last(), cut.kind) {
+            (Some(head), CutKind::Tail) => Copied::Tail(copy_entries(head, cut.first, replay)),
+            (Some(head), CutKind::Refill) => Copied::Refill(copy_records(head, replay)),
+            (None, _) => Copied::Tail(Vec::new()),
+        };
         let limits = Limits {
             entry_bytes: usize::MAX,
             batch_bytes: options.max_batch_bytes as usize,
             metadata_bytes: LogOptions::metadata_limit(options.segment_bytes),
         };
-        let newest = chain.sequences.last().copied().unwrap_or(0);
         let preamble = Preamble {
             segment_bytes: 0,
-            sequence: newest + 1,
+            sequence: chain.highest + 1,
             salt: 0,
             identity,
             hard_state: state.hard_state,
@@ -104,12 +168,13 @@ impl Plan {
             base,
             predecessor: cut.predecessor,
             copied_end: 0,
+            log_end: state.log_end,
             metadata,
         };
         Self {
             preamble,
             state,
-            entries,
+            copied,
             limits,
             segment_bytes: options.opening_segment_bytes(),
             older: cut.older,
@@ -117,7 +182,7 @@ impl Plan {
     }
 
     pub(super) fn copied_entries(&self) -> u64 {
-        self.entries.len() as u64
+        self.copied.entries().len() as u64
     }
 
     /// Writes the new segment, seals what it continues, and only then lets it count.
@@ -136,7 +201,7 @@ impl Plan {
             .make(self.preamble.segment_bytes)
             .map_err(|error| disk_full(error, self.preamble.segment_bytes, directory))?;
         let file = SegmentFile::of_prepared(&prepared, &self.preamble);
-        let (offsets, tail) = self.copy(&file)?;
+        let (copied, tail) = self.copy(&file, chain)?;
         self.preamble.copied_end = tail.end;
         let file = Arc::new(file.publish(&self.preamble, vfs, directory)?);
         // Segments are not written while they are mapped.
@@ -155,43 +220,36 @@ impl Plan {
         Ok(NewHead {
             file,
             base: self.preamble.base,
-            offsets,
+            copied,
             tail,
             older: older.collect(),
         })
     }
 
     /// The old head and the segment that is continued get a seal that names the new one, even if
-    /// they seem to have one: what shows it may be the page cache.
+    /// they seem to have one: what shows it may be the page cache. Another one keeps its seal, which
+    /// names a segment that is lost: that is what a later open has to see.
     fn seal_older(&self, chain: &Chain, successor: u64) -> Result<(), FileError> {
-        let continued = self.older.checked_sub(1);
         for (number, segment) in chain.segments.iter().enumerate() {
             let is_head = number + 1 == chain.segments.len();
-            if !is_head && Some(number) != continued {
-                continue;
-            }
             let end = match self.preamble.predecessor {
                 Some(continued) if continued.sequence == segment.file.sequence => continued.end,
-                Some(_) | None => segment.scan.end,
+                Some(_) | None if is_head => segment.scan.end,
+                Some(_) | None => continue,
             };
             segment.file.seal(&Seal {
                 successor,
                 end,
                 last: self.state.last,
                 hard_state: self.state.hard_state,
+                log_end: self.state.log_end,
             })?;
         }
         Ok(())
     }
 
     /// Writes the copied entries as batches, without a sync.
-    fn copy(&mut self, file: &SegmentFile) -> Result<(Vec<u32>, Tail), FileError> {
-        let mut staged = Staged {
-            hard_state: self.state.hard_state,
-            mark: self.state.mark,
-            keep: self.preamble.base,
-            entries: std::mem::take(&mut self.entries),
-        };
+    fn copy(&self, file: &SegmentFile, chain: &Chain) -> Result<(CopiedPlaces, Tail), FileError> {
         let mut offsets = Vec::new();
         let mut buffer = AlignedBuffer::new();
         let mut tail = Tail {
@@ -199,14 +257,22 @@ impl Plan {
             previous: None,
             vouching: Vouching::Done,
         };
-        while !staged.entries.is_empty() {
-            let (count, metadata) = staged.next_batch(self.limits);
+        let mut keep = self.preamble.base;
+        let mut rest = self.copied.entries();
+        while !rest.is_empty() {
+            let (count, metadata) = next_batch(rest, self.limits);
+            let (batch, after) = rest.split_at(count);
+            let (records, metadata) = match self.copied {
+                Copied::Tail(_) => (Records::Append(batch), metadata),
+                Copied::Refill(_) => (Records::Refill(batch), Metadata::default()),
+            };
             let draft = Draft {
                 group: self.preamble.identity.group,
-                hard_state: staged.hard_state,
-                mark: staged.mark,
-                keep: staged.keep,
-                entries: &staged.entries[..count],
+                hard_state: self.state.hard_state,
+                mark: self.state.mark,
+                keep,
+                log_end: self.state.log_end,
+                records,
                 metadata: &metadata,
                 previous: tail.previous.as_ref(),
                 vouched: tail.end,
@@ -218,16 +284,34 @@ impl Plan {
                 fixed: fixed.as_previous(),
                 metadata,
             });
-            staged.keep = fixed.last;
-            staged.entries.drain(..count);
+            keep = fixed.last;
+            rest = after;
         }
-        Ok((offsets, tail))
+        Ok((self.places(offsets, chain), tail))
+    }
+
+    fn places(&self, offsets: Vec<u32>, chain: &Chain) -> CopiedPlaces {
+        match (
+            &self.copied,
+            self.preamble.predecessor,
+            chain.segments.last(),
+        ) {
+            (Copied::Refill(entries), Some(continued), Some(head)) => CopiedPlaces::Refill {
+                places: entries
+                    .iter()
+                    .map(|entry| entry.index)
+                    .zip(offsets)
+                    .collect(),
+                old: (head.file.sequence, continued.end),
+            },
+            (Copied::Refill(_) | Copied::Tail(_), _, _) => CopiedPlaces::Tail(offsets),
+        }
     }
 
     /// The size of an opening segment, or more if the preamble and the copy would take over half of it.
     fn size(&self) -> u64 {
         let mut blocks = 0;
-        let mut rest = self.entries.as_slice();
+        let mut rest = self.copied.entries();
         let mut previous = Metadata::default().encoded_bytes();
         while !rest.is_empty() {
             let (count, metadata) = next_batch(rest, self.limits);
@@ -259,46 +343,103 @@ fn cut_of(
 ) -> Cut {
     let used = head.scan.end - head.preamble.batches_start();
     let after_last = replay.state.last.index.next();
-    if used <= options.copy_whole_bytes() {
+    if used <= options.copy_whole_bytes() && is_plain(head) {
         let first = replay.index.first_in(head.preamble.sequence);
         return Cut {
             first: first.unwrap_or(after_last),
             predecessor: head.preamble.predecessor,
             older: loaded.len() - 1,
+            kind: CutKind::Tail,
         };
     }
-    // Each batch vouches for those before it, so only the last one can stand alone.
-    let last = head.scan.batches.last().map(|batch| &batch.identity.fixed);
-    let unvouched = last.filter(|fixed| fixed.end() > head.preamble.copied_end);
-    let live_from = |first: LogIndex| first.max(replay.state.mark.index.next());
+    let (first, end, kind) = match unvouched(head) {
+        None => (after_last, head.scan.end, CutKind::Tail),
+        Some(batch) => {
+            let fixed = &batch.identity.fixed;
+            if batch.wholeness == Wholeness::Whole && fixed.refill_count == 0 {
+                let first = fixed.keep.index.max(replay.state.mark.index).next();
+                (first, fixed.start, CutKind::Tail)
+            } else {
+                let from = fixed.start;
+                (after_last, from, CutKind::Refill)
+            }
+        }
+    };
+    let predecessor = Predecessor {
+        sequence: head.preamble.sequence,
+        end,
+    };
     Cut {
-        first: unvouched.map_or(after_last, |fixed| live_from(fixed.keep.index.next())),
-        predecessor: Some(Predecessor {
-            sequence: head.preamble.sequence,
-            end: unvouched.map_or(head.scan.end, |fixed| fixed.start),
-        }),
+        first,
+        predecessor: Some(predecessor),
         older: loaded.len(),
+        kind,
     }
+}
+
+/// Whether the head holds the last entries of the log, all of them readable, and nothing else.
+fn is_plain(head: &LoadedSegment) -> bool {
+    let batches = &head.scan.batches;
+    head.scan.damage.is_empty()
+        && head.extent == Extent::Open
+        && matches!(head.scan.finish, Finish::Clean | Finish::Torn(_))
+        && batches
+            .iter()
+            .all(|batch| batch.identity.fixed.refill_count == 0)
+}
+
+/// The batch of the head that stands alone: each vouches for those before it.
+fn unvouched(head: &LoadedSegment) -> Option<&ScannedBatch> {
+    let last = head.scan.batches.last()?;
+    let is_copied = last.identity.fixed.end() <= head.preamble.copied_end;
+    (head.extent == Extent::Open && !is_copied).then_some(last)
 }
 
 /// The live entries from `first` on; all of them stand in the newest segment.
 fn copy_entries(head: &LoadedSegment, first: LogIndex, replay: &Replay) -> Vec<Entry> {
     let last = replay.state.last.index;
-    let Some(located) = replay.index.locate(first, last, usize::MAX) else {
-        return Vec::new();
+    let located = match replay.index.locate(first, last, usize::MAX) {
+        Some(Place::Here(located)) => located,
+        Some(Place::Missing(hole)) => unreachable!("entries {hole:?} are copied, and are missing"),
+        None => return Vec::new(),
     };
     assert_eq!(
         located.file.sequence, head.preamble.sequence,
         "what is copied stands in the newest segment"
     );
+    assert_eq!(
+        located.offsets.len() as u64,
+        last.since(first) + 1,
+        "all that is copied stands together"
+    );
     let entry = |offset: &u64| {
-        let record = head.content.get(*offset as usize..).unwrap_or_default();
-        let checked = record::check(record, &head.file.checksum, *offset);
         // The newest segment is copied into memory for the scan, so nothing can have changed it.
-        let (header, kind, payload) = checked.expect("a record that the scan has checked");
-        record::entry(&header, kind, Bytes::copy_from_slice(payload))
+        read_record(head, *offset).expect("a record that the scan has checked")
     };
     located.offsets.iter().map(entry).collect()
+}
+
+/// The readable records of the last batch that are the content of live entries.
+fn copy_records(head: &LoadedSegment, replay: &Replay) -> Vec<Entry> {
+    let runs = head.scan.batches.last().map(|batch| batch.runs.as_slice());
+    let offsets = runs.unwrap_or_default().iter().flat_map(|run| &run.offsets);
+    let entries = offsets.filter_map(|units| {
+        let entry = read_record(head, u64::from(*units) * RECORD_ALIGN as u64)?;
+        let is_live = entry.index > replay.state.mark.index
+            && replay.state.position_at(entry.index) == Some(entry.position());
+        is_live.then_some(entry)
+    });
+    entries.collect()
+}
+
+fn read_record(head: &LoadedSegment, offset: u64) -> Option<Entry> {
+    let record = head.content.get(usize::try_from(offset).ok()?..)?;
+    let (header, kind, payload) = record::check(record, &head.file.checksum, offset)?;
+    Some(record::entry(
+        &header,
+        kind,
+        Bytes::copy_from_slice(payload),
+    ))
 }
 
 fn disk_full(error: FileError, segment_bytes: u64, directory: &Path) -> OpenError {

@@ -1,77 +1,24 @@
-//! Reads the batches of one segment's bytes until they end or fail, and gathers the evidence.
+//! Reads the batches of one segment's bytes until they end or nobody knows how they go on, and
+//! gathers the evidence for what is not whole.
 
-use raft_proto::{LogIndex, LogPosition};
+use raft_proto::{HardState, LogIndex, LogPosition};
 
 use super::judge::{
     Beyond, Content, Evidence, Header, LastBlock, NamedByNext, Verdict, Vouched, ZeroSectors, judge,
 };
-use crate::error::{DamageKind, SuspectIdentity};
+use super::salvage::{Expected, push_record, salvage};
+use super::scanned::{
+    AtUnknown, BatchDamage, Before, Copies, Extent, Finish, ScannedBatch, SegmentScan, Wholeness,
+};
+use crate::damage::{DamageKind, SuspectIdentity, UnknownEnd};
 use crate::format::batch::{End, FIXED_BYTES, Fixed, Identity, fixed_at};
 use crate::format::checksum::Checksum;
+use crate::format::metadata::Metadata;
 use crate::format::preamble::Preamble;
 use crate::format::record::{self, RECORD_ALIGN, record_bytes};
 use crate::format::{SECTOR_BYTES, is_zero, zero_sectors};
+use crate::state::newer_hard_state;
 use crate::vfs::BLOCK_BYTES;
-
-/// A whole batch.
-#[derive(Clone, Debug)]
-pub(crate) struct ScannedBatch {
-    pub(crate) identity: Identity,
-    /// Offsets of its records, in units of [`RECORD_ALIGN`] bytes.
-    pub(crate) offsets: Vec<u32>,
-    /// Payload bytes of its records.
-    pub(crate) sizes: Vec<u32>,
-    pub(crate) copies: Copies,
-}
-
-/// How many copies of a batch's identity are as written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Copies {
-    Both,
-    /// The other is damaged on the disk.
-    One,
-}
-
-/// The batches of a segment.
-#[derive(Clone, Debug)]
-pub(crate) struct SegmentScan {
-    pub(crate) batches: Vec<ScannedBatch>,
-    /// Where the last whole batch ends.
-    pub(crate) end: u64,
-    pub(crate) finish: Finish,
-}
-
-/// How a segment's batches end.
-#[derive(Clone, Debug)]
-pub(crate) enum Finish {
-    /// Nothing follows.
-    Clean,
-    /// A torn batch follows; its identity, if its head or tail was written.
-    Torn(Option<Fixed>),
-    /// Damage.
-    Damaged(BatchDamage),
-}
-
-/// Damage of a batch.
-#[derive(Clone, Debug)]
-pub(crate) struct BatchDamage {
-    pub(crate) offset: u64,
-    /// The entries that may be affected.
-    pub(crate) first: LogIndex,
-    pub(crate) last: Option<LogIndex>,
-    /// Where the next batch starts, if the damaged one's length is known.
-    pub(crate) next: Option<u64>,
-    pub(crate) kind: DamageKind,
-}
-
-/// How far a segment counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Extent {
-    /// Up to here, says its successor, and all of it was synced.
-    Until(u64),
-    /// Up to its seal: it is the newest.
-    Open,
-}
 
 /// Bytes of a segment and what is needed to read them.
 #[derive(Debug)]
@@ -82,6 +29,7 @@ pub(crate) struct Scanner<'a> {
     extent: Extent,
     /// Everything before this offset was synced before the segment had its name.
     copied_end: u64,
+    at_unknown: AtUnknown,
 }
 
 impl<'a> Scanner<'a> {
@@ -91,6 +39,7 @@ impl<'a> Scanner<'a> {
         preamble: &Preamble,
         checksum: &'a Checksum,
         extent: Extent,
+        at_unknown: AtUnknown,
     ) -> Self {
         let counted = match extent {
             Extent::Until(end) => usize::try_from(end).unwrap_or(usize::MAX),
@@ -101,81 +50,84 @@ impl<'a> Scanner<'a> {
             checksum,
             extent,
             copied_end: preamble.copied_end,
+            at_unknown,
         }
     }
 
-    /// Reads batches from `start`, after which the log ends with `last`.
-    pub(crate) fn scan(&self, start: u64, mut last: LogPosition) -> SegmentScan {
-        let mut batches = Vec::new();
-        let mut at = start;
-        loop {
-            if at >= self.bytes.len() as u64 {
-                return self.finished(batches, at, last);
-            }
-            match self.examine(at, last) {
-                Examined::Whole(batch) => {
-                    at = batch.identity.fixed.end();
-                    last = batch.identity.fixed.last;
-                    batches.push(batch);
-                }
-                Examined::Ended(finish) => {
-                    return SegmentScan {
-                        batches,
-                        end: at,
-                        finish,
-                    };
-                }
-            }
-        }
+    /// Up to where later writes in the segment itself say that it was synced.
+    pub(crate) fn vouched_end(&self, start: u64) -> u64 {
+        self.later_identities(start.saturating_sub(1))
+            .vouched
+            .max(self.copied_end)
     }
 
-    /// The bytes are used up; they must have reached as far as the segment counts.
-    fn finished(&self, batches: Vec<ScannedBatch>, at: u64, last: LogPosition) -> SegmentScan {
-        let finish = match self.extent {
-            Extent::Until(end) if end != at => Finish::Damaged(BatchDamage {
-                offset: at,
-                first: last.index.next(),
-                last: None,
-                next: None,
-                kind: DamageKind::Suspect(SuspectIdentity {
-                    keep: last,
-                    last,
-                    term_runs: Vec::new(),
-                    hard_state: None,
-                }),
-            }),
-            Extent::Until(_) | Extent::Open => Finish::Clean,
+    /// Reads batches from `start` on.
+    pub(crate) fn scan(&self, start: u64, mut before: Before) -> SegmentScan {
+        let mut scan = SegmentScan {
+            batches: Vec::new(),
+            end: start,
+            finish: Finish::Clean,
+            damage: Vec::new(),
+            hard_state: before.hard_state,
         };
-        SegmentScan {
-            batches,
-            end: at,
-            finish,
+        while scan.end < self.bytes.len() as u64 {
+            match self.examine(scan.end, &before) {
+                Examined::Batch(batch, damage) => {
+                    let fixed = batch.identity.fixed;
+                    scan.end = fixed.end();
+                    scan.hard_state = newer_hard_state(scan.hard_state, fixed.hard_state);
+                    before = Before::after(&fixed);
+                    scan.batches.push(batch);
+                    scan.damage.extend(damage);
+                }
+                Examined::Nothing(finish) => {
+                    scan.finish = finish;
+                    return scan;
+                }
+                Examined::Unknown(reason, later) => {
+                    scan.damage
+                        .push(unknown_damage(reason, scan.end, before.last));
+                    scan.hard_state = newer_hard_state(scan.hard_state, later.hard_state);
+                    match (self.at_unknown, later.next) {
+                        (AtUnknown::Skip, Some(next)) => scan.end = next.fixed.start,
+                        (AtUnknown::Skip | AtUnknown::Stop, _) => {
+                            scan.finish = Finish::Unknown(reason);
+                            return scan;
+                        }
+                    }
+                }
+            }
         }
+        // The bytes are used up; they must have reached as far as the segment counts.
+        if matches!(self.extent, Extent::Until(end) if end != scan.end) {
+            let reason = UnknownEnd::BatchIdentity;
+            scan.damage
+                .push(unknown_damage(reason, scan.end, before.last));
+            scan.finish = Finish::Unknown(reason);
+        }
+        scan
     }
 
-    fn examine(&self, at: u64, last: LogPosition) -> Examined {
+    fn examine(&self, at: u64, before: &Before) -> Examined {
         let head = fixed_at(self.bytes, End::Head, self.checksum, at);
         if let Some(batch) = head.and_then(|fixed| self.whole_batch(&fixed)) {
-            return Examined::Whole(batch);
+            return Examined::Batch(batch, None);
         }
         let (evidence, mut known) = self.gather(at, head);
-        let finish = match judge(&evidence) {
+        match judge(&evidence) {
             Verdict::Whole => match known.readable.take() {
-                Some(batch) => return Examined::Whole(batch),
+                Some(batch) => Examined::Batch(batch, None),
                 None => unreachable!("a batch is whole only if it could be read"),
             },
-            Verdict::Clean => Finish::Clean,
-            Verdict::Torn => Finish::Torn(known.own),
-            Verdict::Suspect => Finish::Damaged(self.suspect(at, last, &known)),
-            Verdict::Unknown(reason) => Finish::Damaged(BatchDamage {
-                offset: at,
-                first: last.index.next(),
-                last: None,
-                next: None,
-                kind: DamageKind::UnknownEnd(reason),
-            }),
-        };
-        Examined::Ended(finish)
+            Verdict::Clean => Examined::Nothing(Finish::Clean),
+            Verdict::Torn => Examined::Nothing(Finish::Torn(known.own)),
+            Verdict::Suspect => match self.suspect(at, before, &known) {
+                Some((batch, damage)) => Examined::Batch(batch, Some(damage)),
+                // Its terms and memberships are lost, and with them what the log holds.
+                None => Examined::Unknown(UnknownEnd::BatchIdentity, known.later),
+            },
+            Verdict::Unknown(reason) => Examined::Unknown(reason, known.later),
+        }
     }
 
     /// Everything of the batch, if both identities and all records are as written.
@@ -206,29 +158,37 @@ impl<'a> Scanner<'a> {
     /// The batch of this identity, if all its records are as written.
     fn with_records(&self, identity: Identity, copies: Copies) -> Option<ScannedBatch> {
         let fixed = &identity.fixed;
-        let count = fixed.entry_count as usize;
-        if fixed.last.index.since(fixed.keep.index) != count as u64 {
-            return None;
-        }
-        // The records of a batch are as many as fit, whatever its count claims.
-        let mut offsets = Vec::new();
-        let mut sizes = Vec::new();
+        let mut runs = Vec::new();
         let mut at = fixed.records_start();
-        for number in 0..count {
+        let mut before = match fixed.refill_count {
+            0 => fixed.keep.index,
+            _ => LogIndex::ZERO,
+        };
+        // The records of a batch are as many as fit, whatever its count claims.
+        for _ in 0..fixed.entry_count + fixed.refill_count {
             let record = self.slice(at, fixed.records_limit())?;
             let (header, _, payload) = record::check(record, self.checksum, at)?;
-            if header.index != fixed.keep.index.plus(number as u64 + 1) {
+            let follows = match fixed.refill_count {
+                0 => header.index == before.next(),
+                _ => header.index > before && header.index <= fixed.keep.index,
+            };
+            if !follows {
                 return None;
             }
-            offsets.push(u32::try_from(at / RECORD_ALIGN as u64).ok()?);
-            sizes.push(header.payload_bytes);
+            let position = LogPosition {
+                index: header.index,
+                term: header.term,
+            };
+            let offset = u32::try_from(at / RECORD_ALIGN as u64).ok()?;
+            push_record(&mut runs, position, offset, header.payload_bytes);
+            before = header.index;
             at += record_bytes(payload.len()) as u64;
         }
         Some(ScannedBatch {
             identity,
-            offsets,
-            sizes,
+            runs,
             copies,
+            wholeness: Wholeness::Whole,
         })
     }
 
@@ -244,10 +204,8 @@ impl<'a> Scanner<'a> {
         let own = head.or(tail);
         let readable = self.readable_batch(head, tail);
         let later = self.later_identities(at);
-        let named = later
-            .next
-            .as_ref()
-            .is_some_and(|next| next.fixed.previous.start == at);
+        let next = later.next.as_ref();
+        let named = next.is_some_and(|next| next.fixed.previous.start == at);
         let sector = self.slice(at, at + SECTOR_BYTES as u64).unwrap_or_default();
         let after = own.map_or(at + SECTOR_BYTES as u64, |fixed| fixed.end());
         let rest = self
@@ -291,10 +249,15 @@ impl<'a> Scanner<'a> {
                 Beyond::Written
             },
         };
-        let next = later.next.filter(|_| named);
+        let named = if named {
+            NamedByNext::Yes
+        } else {
+            NamedByNext::No
+        };
         let known = Known {
             own,
-            next,
+            later,
+            named,
             readable,
         };
         (evidence, known)
@@ -319,8 +282,12 @@ impl<'a> Scanner<'a> {
         let mut later = Later {
             vouched: 0,
             next: None,
+            hard_state: HardState::default(),
         };
-        let blocks = (at..self.bytes.len() as u64).step_by(BLOCK_BYTES).skip(1);
+        let first = at - at % BLOCK_BYTES as u64;
+        let blocks = (first..self.bytes.len() as u64)
+            .step_by(BLOCK_BYTES)
+            .skip(1);
         for block in blocks {
             let tail_offset = block + (BLOCK_BYTES - FIXED_BYTES) as u64;
             for (end, offset) in [(End::Head, block), (End::Tail, tail_offset)] {
@@ -329,6 +296,7 @@ impl<'a> Scanner<'a> {
                     continue;
                 };
                 later.vouched = later.vouched.max(fixed.vouched);
+                later.hard_state = newer_hard_state(later.hard_state, fixed.hard_state);
                 if later.next.is_none() {
                     later.next = fixed.identity(self.bytes, end, self.checksum);
                 }
@@ -337,38 +305,74 @@ impl<'a> Scanner<'a> {
         later
     }
 
-    fn suspect(&self, at: u64, last: LogPosition, known: &Known) -> BatchDamage {
-        let own = known.own.as_ref();
-        let named = known.next.as_ref().and_then(|next| next.previous.as_ref());
-        let keep = own
-            .map(|fixed| fixed.keep)
-            .or(named.map(|previous| previous.fixed.keep));
-        let end = own
-            .map(|fixed| fixed.last)
-            .or(named.map(|previous| previous.fixed.last));
-        let length = own
-            .map(|fixed| fixed.length)
-            .or(named.map(|previous| previous.fixed.length));
-        let own_runs = own.and_then(|fixed| {
-            let head = fixed.identity(self.bytes, End::Head, self.checksum);
-            let identity = head.or_else(|| fixed.identity(self.bytes, End::Tail, self.checksum));
-            identity.map(|identity| identity.metadata.runs)
-        });
-        let runs = own_runs.or_else(|| named.map(|previous| previous.metadata.runs.clone()));
-        let keep = keep.unwrap_or(last);
-        let end = end.unwrap_or(last);
-        BatchDamage {
+    /// The damaged batch: what it was, and the records that are readable. `None` if nobody knows
+    /// which terms and memberships it held, and that matters.
+    fn suspect(
+        &self,
+        at: u64,
+        before: &Before,
+        known: &Known,
+    ) -> Option<(ScannedBatch, BatchDamage)> {
+        let named = known.named_identity();
+        let fixed = known.own.or_else(|| named_fixed(named?, before))?;
+        let expected = match fixed.refill_count {
+            0 if known.own.is_some() => Expected {
+                after: fixed.keep.index,
+                up_to: fixed.last,
+            },
+            _ => Expected {
+                after: LogIndex::ZERO,
+                up_to: fixed.last,
+            },
+        };
+        let (from, to) = match known.own {
+            Some(_) => (fixed.records_start(), fixed.records_limit()),
+            None => (fixed.start, fixed.end()),
+        };
+        let bytes = self.slice(from, to).unwrap_or_default();
+        let found = salvage(bytes, from, self.checksum, expected);
+        let of = |end| fixed.identity(self.bytes, end, self.checksum);
+        let own = known
+            .own
+            .and_then(|_| of(End::Head).or_else(|| of(End::Tail)));
+        let own = own.map(|identity| identity.metadata);
+        let by_next = named.and_then(|next| next.previous.as_ref());
+        let metadata = own
+            .or_else(|| by_next.map(|previous| previous.metadata.clone()))
+            .or_else(|| {
+                let appended = u64::from(fixed.entry_count);
+                let is_rebuilt = fixed.refill_count == 0 && found.count == appended;
+                is_rebuilt.then(|| found.metadata.clone())
+            })
+            .or_else(|| (fixed.entry_count == 0).then(Metadata::default))
+            .or_else(|| (self.at_unknown == AtUnknown::Skip).then(Metadata::default))?;
+        let first = match fixed.refill_count {
+            0 => fixed.keep.index.next(),
+            // Any entry may be what it filled in.
+            _ => fixed.mark.index.next(),
+        };
+        let damage = BatchDamage {
             offset: at,
-            first: keep.index.next(),
-            last: Some(end.index),
-            next: length.map(|length| at + length),
+            first,
+            last: Some(fixed.last.index),
             kind: DamageKind::Suspect(SuspectIdentity {
-                keep,
-                last: end,
-                term_runs: runs.unwrap_or_default(),
-                hard_state: own.map(|fixed| fixed.hard_state),
+                keep: fixed.keep,
+                last: fixed.last,
+                term_runs: metadata.runs.clone(),
+                hard_state: known.own.map(|fixed| fixed.hard_state),
             }),
-        }
+        };
+        let batch = ScannedBatch {
+            identity: Identity {
+                fixed,
+                metadata,
+                previous: None,
+            },
+            runs: found.runs,
+            copies: Copies::Both,
+            wholeness: Wholeness::Partial,
+        };
+        Some((batch, damage))
     }
 
     fn slice(&self, start: u64, end: u64) -> Option<&'a [u8]> {
@@ -379,8 +383,10 @@ impl<'a> Scanner<'a> {
 }
 
 enum Examined {
-    Whole(ScannedBatch),
-    Ended(Finish),
+    /// A batch, and what is damaged of it.
+    Batch(ScannedBatch, Option<BatchDamage>),
+    Nothing(Finish),
+    Unknown(UnknownEnd, Later),
 }
 
 /// What later batches say.
@@ -389,13 +395,61 @@ struct Later {
     vouched: u64,
     /// The first of them.
     next: Option<Identity>,
+    /// The newest one.
+    hard_state: HardState,
 }
 
 /// Where a damaged batch's identity is known from.
 struct Known {
     own: Option<Fixed>,
-    /// The batch that names it.
-    next: Option<Identity>,
+    later: Later,
+    named: NamedByNext,
     /// The batch, if one copy of its identity is enough to read it.
     readable: Option<ScannedBatch>,
+}
+
+impl Known {
+    /// The batch that names it.
+    fn named_identity(&self) -> Option<&Identity> {
+        match self.named {
+            NamedByNext::Yes => self.later.next.as_ref(),
+            NamedByNext::No => None,
+        }
+    }
+}
+
+/// What a batch said that is lost at both its ends, as far as the next one knows it. Hard state, mark
+/// and end are those around it: the next batch, which is readable, states its own.
+fn named_fixed(next: &Identity, before: &Before) -> Option<Fixed> {
+    let previous = next.previous.as_ref()?.fixed;
+    let mark = match next.fixed.mark {
+        mark if mark.index <= previous.keep.index => mark,
+        _ => previous.keep,
+    };
+    Some(Fixed {
+        start: previous.start,
+        length: previous.length,
+        zero_sectors: 0,
+        variable_bytes: 0,
+        variable_checksum: 0,
+        entry_count: u32::try_from(previous.last.index.since(previous.keep.index)).ok()?,
+        refill_count: 0,
+        log_end: before.log_end,
+        group: next.fixed.group,
+        hard_state: before.hard_state,
+        mark,
+        keep: previous.keep,
+        last: previous.last,
+        vouched: previous.start,
+        previous: Default::default(),
+    })
+}
+
+fn unknown_damage(reason: UnknownEnd, offset: u64, last: LogPosition) -> BatchDamage {
+    BatchDamage {
+        offset,
+        first: last.index.next(),
+        last: None,
+        kind: DamageKind::UnknownEnd(reason),
+    }
 }

@@ -234,8 +234,9 @@ impl Pair {
                 let truncate = self.truncation(removed);
                 let mut model = self.wanted.clone();
                 model.truncate_from(truncate.truncate_from.unwrap_or(LogIndex(u64::MAX)));
-                let last = model.last();
-                let entry = self.entry(last.index.next(), last.term.next(), 40);
+                // Index and term name one entry only: the term is one that no entry had.
+                let term = self.wanted.last().term.next();
+                let entry = self.entry(model.last().index.next(), term, 40);
                 LogWrite {
                     entries: vec![entry],
                     ..truncate

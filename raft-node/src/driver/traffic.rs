@@ -55,6 +55,7 @@ impl Driver {
             hard_state: Some(persist.hard_state),
             truncate_from: persist.truncate_from,
             entries: entries.collect(),
+            ..LogWrite::default()
         }
     }
 

@@ -199,13 +199,13 @@ fn create_log(
             term: FIRST.term,
             vote: None,
         }),
-        truncate_from: None,
         entries: vec![Entry {
             index: FIRST.index,
             term: FIRST.term,
             kind: EntryKind::Membership,
             payload: first_entry,
         }],
+        ..LogWrite::default()
     };
     let written = log.stage(write).and_then(|()| log.sync());
     written.map(drop).map_err(|e| FatalError::Log(Arc::new(e)))

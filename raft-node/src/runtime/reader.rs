@@ -29,6 +29,6 @@ pub(super) fn run(reader: &LogReader, requests: &Receiver<LogReadRequest>, inbox
 fn is_gone(error: &ReadError) -> bool {
     match error {
         ReadError::Compacted { .. } | ReadError::BeyondEnd { .. } => true,
-        ReadError::Corrupt { .. } | ReadError::File(_) => false,
+        ReadError::Missing { .. } | ReadError::Corrupt { .. } | ReadError::File(_) => false,
     }
 }

@@ -275,6 +275,7 @@ fn after_a_crash_the_durable_state_is_there_and_what_was_under_way_may_be() {
         hard_state: Some(state(3)),
         truncate_from: Some(LogIndex(2)),
         entries: vec![entry(2, 3, "x"), entry(3, 3, "y")],
+        ..LogWrite::default()
     };
     let cases: [(u64, &[u64], bool); 7] = [
         (0, &[1, 1, 1], true),

@@ -178,13 +178,13 @@ impl Disk {
                 term: Term(1),
                 vote: None,
             }),
-            truncate_from: None,
             entries: vec![Entry {
                 index: LogIndex::FIRST,
                 term: Term(1),
                 kind: EntryKind::Membership,
                 payload: membership.clone(),
             }],
+            ..LogWrite::default()
         };
         disk.opened.log.stage(write.clone())?;
         disk.opened.log.sync()?;

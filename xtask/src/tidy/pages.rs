@@ -30,7 +30,8 @@ const PAGES: [Page; 3] = [
         path: "docs/WAL_FORMAT.md",
         sources: "raft-log/src",
         required: Required::Names(&[
-            "VERSION",
+            "SEGMENT_VERSION",
+            "RECORD_FILE_VERSION",
             "BLOCK_BYTES",
             "SECTOR_BYTES",
             "MIN_BATCH_BLOCKS",
