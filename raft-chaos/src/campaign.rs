@@ -4,30 +4,30 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use raft_kv::client::{Client, ClientError};
-use raft_kv::protocol::{MemberChange, MemberRole, NodeStatus, RemovalSafety};
-use raft_proto::{NodeId, Promotion};
+use raft_kv::client::Write;
+use raft_proto::NodeId;
 use tokio::task::JoinSet;
 
-use crate::cluster::{Cluster, Network};
+use crate::cluster::{Cluster, Network, SEGMENT_BYTES};
+use crate::history::Record;
 use crate::judge::{self, Verdicts};
-use crate::load::Load;
+use crate::load::{Load, TOKEN_END};
+use crate::members;
 use crate::plan::{Fault, Plan, Round};
 use crate::problem::Problem;
 use crate::report::Report;
+use crate::waiting::{LOOK_AGAIN, PATIENCE, Waiting, brief, in_vain};
 
-/// Longest wait for anything that must happen: it only ends a campaign that failed.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// The same for a change of members, which waits for a new node to catch up.
-const MEMBER_PATIENCE: Duration = Duration::from_secs(90);
 /// Writes that must go through in a round that leaves a majority.
 const PROGRESS: u64 = 10;
-/// Pause between two looks at something that is awaited.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Attempts to find ports of loopback that nobody takes between our choosing and using them.
 const PORT_ATTEMPTS: u32 = 10;
-/// The key that tells whether writes go through.
-const PROBE: &str = "probe";
+/// The key whose values fill segments.
+const BALLAST: &str = "ballast";
+const BALLAST_BYTES: usize = 1 << 20;
+/// Values that fill what is left of a segment and the next one, which is there already: then a full
+/// disk is met.
+const BALLAST_VALUES: u64 = 2 * SEGMENT_BYTES / BALLAST_BYTES as u64;
 
 /// What a campaign does.
 #[derive(Clone, Debug)]
@@ -175,133 +175,6 @@ async fn show(load: Arc<Load>) {
     }
 }
 
-/// Waits for what a cluster must do.
-struct Waiting<'a> {
-    cluster: &'a mut Cluster,
-}
-
-impl<'a> Waiting<'a> {
-    fn new(cluster: &'a mut Cluster) -> Self {
-        Self { cluster }
-    }
-
-    fn client(&self) -> Result<Client, Problem> {
-        Ok(self.cluster.access().client(PATIENCE)?)
-    }
-
-    /// Waits until a write goes through and every node follows one leader.
-    async fn recovered(&mut self) -> Result<(), Problem> {
-        let what = "a write to go through after everything was healed";
-        let client = self.client()?;
-        let deadline = Instant::now() + PATIENCE;
-        let mut write = std::pin::pin!(client.put(PROBE, "written"));
-        let written = loop {
-            self.cluster.check()?;
-            match tokio::time::timeout(LOOK_AGAIN, &mut write).await {
-                Ok(written) => break written,
-                Err(_) if Instant::now() > deadline + PATIENCE => return Err(in_vain(what)),
-                Err(_) => {}
-            }
-        };
-        // It may be answered by a leader that is deposed meanwhile, so that its fate is unknown.
-        match written {
-            Ok(_) => {}
-            Err(error) if error.is_unknown() => {
-                client
-                    .put(PROBE, "again")
-                    .await
-                    .map_err(|_| in_vain(what))?;
-            }
-            Err(_) => return Err(in_vain(what)),
-        }
-        self.agreed(deadline + PATIENCE).await
-    }
-
-    async fn agreed(&mut self, deadline: Instant) -> Result<(), Problem> {
-        let client = self.client()?;
-        loop {
-            let statuses = self.statuses(&client).await;
-            let leaders = statuses.iter().map(|status| status.leader);
-            let mut leaders: Vec<_> = leaders.collect();
-            leaders.dedup();
-            let is_agreed = matches!(leaders[..], [Some(_)]);
-            if is_agreed && statuses.len() == self.cluster.ids().len() {
-                return Ok(());
-            }
-            self.cluster.check()?;
-            if Instant::now() > deadline {
-                let seen: Vec<_> = statuses.iter().map(brief).collect();
-                return Err(in_vain(&format!("one leader; {}", seen.join(", "))));
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    }
-
-    /// The status of every member that answers.
-    async fn statuses(&self, client: &Client) -> Vec<NodeStatus> {
-        let addresses: Vec<_> = self
-            .cluster
-            .ids()
-            .iter()
-            .map(|id| self.cluster.address(*id))
-            .collect();
-        let all = client.status().await;
-        let of_members = all.into_iter().filter(|(at, _)| addresses.contains(at));
-        of_members.filter_map(|(_, status)| status.ok()).collect()
-    }
-
-    /// Waits until all replicas have the same state.
-    async fn converged(&mut self) -> Result<(), Problem> {
-        let client = self.client()?;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let statuses = self.statuses(&client).await;
-            let is_whole = statuses.len() == self.cluster.ids().len();
-            let mut applied: Vec<_> = statuses.iter().map(|one| one.applied_index).collect();
-            let mut hashes: Vec<_> = statuses.iter().map(|one| one.hash).collect();
-            applied.dedup();
-            hashes.dedup();
-            match (is_whole, &applied[..], hashes.len()) {
-                (true, [_], 1) => return Ok(()),
-                (true, [applied_index], _) => {
-                    let hash = |one: &NodeStatus| format!("{} {:016x}", one.id, one.hash);
-                    let hashes: Vec<_> = statuses.iter().map(hash).collect();
-                    return Err(Problem::Diverged {
-                        applied_index: *applied_index,
-                        hashes: hashes.join(", "),
-                    });
-                }
-                _ => {}
-            }
-            self.cluster.check()?;
-            if Instant::now() > deadline {
-                let seen: Vec<_> = statuses.iter().map(brief).collect();
-                return Err(in_vain(&format!("equal states; {}", seen.join(", "))));
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    }
-}
-
-fn in_vain(what: &str) -> Problem {
-    Problem::InVain {
-        what: what.to_owned(),
-        after: PATIENCE,
-    }
-}
-
-fn brief(status: &NodeStatus) -> String {
-    format!(
-        "{} is {} in term {}, follows {:?}, has applied {} of {}",
-        status.id,
-        status.role,
-        status.term,
-        status.leader.map(|leader| leader.0),
-        status.applied_index,
-        status.last_index
-    )
-}
-
 struct Campaign<'a> {
     cluster: Cluster,
     load: Arc<Load>,
@@ -415,16 +288,12 @@ impl Campaign<'_> {
                     Some(format!("n{to} was not handed leadership: {refused}"))
                 });
             }
-            Fault::Replace { place } => self.replace(line_up[*place]).await?,
-            Fault::Snapshot { place } => self.snapshot(line_up[*place]).await?,
-            Fault::FillDisk => {
-                let filled = cluster.fill_disk()?;
-                let said = match filled {
-                    Some(id) => format!("no room on n{id}"),
-                    None => "the node with the small disk is gone".to_owned(),
-                };
+            Fault::Replace { place } => {
+                let said = members::replace(cluster, line_up[*place]).await?;
                 self.load.timeline.event(said);
             }
+            Fault::Snapshot { place } => self.snapshot(line_up[*place]).await?,
+            Fault::FillDisk => self.fill_disk().await?,
         }
         Ok(())
     }
@@ -452,6 +321,28 @@ impl Campaign<'_> {
         Ok(())
     }
 
+    /// Leaves no room on the small disk, and writes until that is met.
+    async fn fill_disk(&mut self) -> Result<(), Problem> {
+        let said = match self.cluster.fill_disk()? {
+            Some(id) => format!("no room on n{id}"),
+            None => "the node with the small disk is gone".to_owned(),
+        };
+        self.load.timeline.event(said);
+        let client = Waiting::new(&mut self.cluster).client()?;
+        let mut last = None;
+        for _ in 0..BALLAST_VALUES {
+            self.cluster.check()?;
+            // A leader whose disk is full hands over, and the write may be lost on the way.
+            let written = client.put(BALLAST, vec![0; BALLAST_BYTES]).await.ok();
+            last = written.map(|written| written.revision).or(last);
+        }
+        if let Some(revision) = last {
+            // Or every snapshot from now on would hold all these values. Another round may do it.
+            let _ = client.write(&Write::compact(revision)).await;
+        }
+        Ok(())
+    }
+
     async fn snapshot(&mut self, id: u64) -> Result<(), Problem> {
         let address = self.cluster.address(id);
         let client = Waiting::new(&mut self.cluster).client()?;
@@ -463,66 +354,6 @@ impl Campaign<'_> {
         };
         self.load.timeline.event(said);
         Ok(())
-    }
-
-    /// A node is lost for good: another one takes its place.
-    async fn replace(&mut self, lost: u64) -> Result<(), Problem> {
-        self.cluster.kill(lost)?;
-        let (id, address) = self.cluster.next_node()?;
-        let joining = MemberChange::Add {
-            id: NodeId(id),
-            address: address.to_string(),
-            promotion: Promotion::Auto,
-        };
-        self.change_members(&joining).await?;
-        self.cluster.start_joining(id, address)?;
-        let client = Waiting::new(&mut self.cluster).client()?;
-        let deadline = Instant::now() + MEMBER_PATIENCE;
-        loop {
-            let list = client.members().await;
-            let votes = list.is_ok_and(|list| {
-                let mut members = list.members.iter();
-                members.any(|one| one.id.0 == id && one.role == MemberRole::Voter)
-            });
-            if votes {
-                break;
-            }
-            self.cluster.check()?;
-            if Instant::now() > deadline {
-                return Err(in_vain(&format!("n{id} to become a voter")));
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-        let leaving = MemberChange::Remove {
-            id: NodeId(lost),
-            safety: RemovalSafety::KeepQuorum,
-        };
-        self.change_members(&leaving).await?;
-        self.cluster.forget(lost);
-        self.load
-            .timeline
-            .event(format!("n{id} has taken the place of n{lost}"));
-        Ok(())
-    }
-
-    async fn change_members(&mut self, change: &MemberChange) -> Result<(), Problem> {
-        let client = Waiting::new(&mut self.cluster).client()?;
-        let deadline = Instant::now() + MEMBER_PATIENCE;
-        loop {
-            let error: ClientError = match client.change_members(change).await {
-                Ok(_) => return Ok(()),
-                Err(error) => error,
-            };
-            let now = client.members().await;
-            if now.is_ok_and(|list| change.is_done(&list.members)) {
-                return Ok(());
-            }
-            self.cluster.check()?;
-            if Instant::now() > deadline {
-                return Err(in_vain(&format!("{change:?}: {error}")));
-            }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
     }
 
     async fn end_clients(
@@ -540,7 +371,7 @@ impl Campaign<'_> {
     }
 
     /// Looks at the state that is left, and stops everything in good order.
-    async fn close(&mut self, records: &[crate::history::Record]) -> Result<(), Problem> {
+    async fn close(&mut self, records: &[Record]) -> Result<(), Problem> {
         let mut waiting = Waiting::new(&mut self.cluster);
         waiting.converged().await?;
         let client = waiting.client()?;
@@ -548,7 +379,7 @@ impl Campaign<'_> {
             let found = client.get(key.as_bytes()).await?;
             let value = found.map(|pair| String::from_utf8_lossy(&pair.value).into_owned());
             let value = value.unwrap_or_default();
-            self.report.tokens += value.matches(crate::load::TOKEN_END).count();
+            self.report.tokens += value.matches(TOKEN_END).count();
             let problems = judge::counted_once(records, &key, &value);
             self.report.problems.extend(problems);
         }

@@ -3,16 +3,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use raft_sim::Time;
-use raft_sim::checker::linearizability::{Operation, Verdict, check};
+use raft_sim::checker::linearizability::{Bound, Operation, Verdict, check};
 
 use crate::history::{Action, Fate, Question, Record, Registers, Told};
 use crate::load::TOKEN_END;
 use crate::problem::Problem;
 
-/// Steps of the search for an order, for each key.
-const STEPS_MAX: u64 = 10_000_000;
+/// Time of the search for an order, for each key.
+const SEARCH_MAX: Duration = Duration::from_secs(30);
 /// Calls that a report of a key without an order shows.
 const CALLS_SHOWN: usize = 20;
 
@@ -37,9 +38,14 @@ pub(crate) fn linearizable(records: &[Record]) -> Verdicts {
         ..Verdicts::default()
     };
     for (key, history) in by_key {
-        match check(&Registers, &history, STEPS_MAX) {
+        let search = Instant::now();
+        let bound = Bound::Time {
+            limit: SEARCH_MAX,
+            elapsed: &|| search.elapsed(),
+        };
+        match check(&Registers, &history, bound) {
             Verdict::Linearizable => {}
-            Verdict::Undecided { part } => verdicts.undecided.push(part.to_string()),
+            Verdict::Undecided { .. } => verdicts.undecided.push(key.to_string()),
             Verdict::NotLinearizable { longest, .. } => {
                 verdicts.problems.push(Problem::NotLinearizable {
                     key: key.to_string(),

@@ -35,12 +35,14 @@ mod host;
 mod judge;
 mod lan;
 mod load;
+mod members;
 mod plan;
 mod problem;
 mod process;
 mod report;
 mod shape;
 mod timeline;
+mod waiting;
 
 pub use self::campaign::{Options, Progress, Rounds, run};
 pub use self::cluster::Network;

@@ -6,11 +6,24 @@
 
 mod trouble;
 
+use std::time::Duration;
+
 use raft_chaos::{Fault, Network, Round, Shape};
 use trouble::{has_namespaces, survive};
 
+/// Twice the longest election timeout: whoever hears no leader has campaigned by then.
+const HOLD: Duration = Duration::from_millis(1_500);
+
 fn cut(shape: Shape) -> Round {
-    Round::of(vec![Fault::Partition(shape)])
+    held(vec![Fault::Partition(shape)])
+}
+
+fn held(faults: Vec<Fault>) -> Round {
+    let hold = HOLD;
+    Round {
+        hold,
+        ..Round::of(faults)
+    }
 }
 
 fn survive_on_hosts(test: &str, nodes: u64, rounds: Vec<Round>) {
@@ -24,9 +37,9 @@ fn three_servers_are_cut_off_both_ways() {
     let rounds = vec![
         cut(Shape::Isolate { place: 0 }),
         cut(Shape::Isolate { place: 1 }),
-        Round::of(vec![Fault::Unplug { place: 0 }]),
+        held(vec![Fault::Unplug { place: 0 }]),
         // Nobody reaches a majority.
-        Round::of(vec![
+        held(vec![
             Fault::Partition(Shape::Isolate { place: 0 }),
             Fault::Kill { places: vec![1] },
         ]),
@@ -66,7 +79,7 @@ fn five_servers_are_parted_in_every_shape() {
         cut(Shape::OneWay {
             from: vec![2, 3, 4],
         }),
-        Round::of(vec![
+        held(vec![
             Fault::Partition(Shape::Isolate { place: 0 }),
             Fault::Pause { place: 1 },
         ]),
@@ -76,6 +89,6 @@ fn five_servers_are_parted_in_every_shape() {
 
 #[test]
 fn a_full_disk_is_survived() {
-    let rounds = vec![Round::of(vec![Fault::FillDisk])];
+    let rounds = vec![held(vec![Fault::FillDisk])];
     survive_on_hosts("a_full_disk_is_survived", 3, rounds);
 }

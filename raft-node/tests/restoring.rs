@@ -11,8 +11,8 @@ use raft_node::driver::{
     Driver, DriverLimits, FetchId, Input, Output, PartName, SnapshotDone, SnapshotJob,
 };
 use raft_proto::{
-    AppendRequest, Boot, Entry, EntryKind, InstallSnapshotRequest, LogIndex, LogPosition, Member,
-    Membership, Message, NodeId, SnapshotDescription, Term,
+    AppendRequest, Boot, Entry, EntryKind, Incarnation, InstallSnapshotRequest, LogIndex,
+    LogPosition, Member, Membership, Message, NodeId, ProtocolVersion, SnapshotDescription, Term,
 };
 
 const LEADER: NodeId = NodeId(2);
@@ -29,6 +29,8 @@ struct Follower {
     /// Reads of the log and batches for the applier.
     handed_over: usize,
     cuts: usize,
+    /// Transfers that were given up.
+    given_up: usize,
 }
 
 fn membership() -> Membership {
@@ -74,6 +76,7 @@ impl Follower {
             restores: Vec::new(),
             handed_over: 0,
             cuts: 0,
+            given_up: 0,
         };
         follower.flush();
         follower
@@ -90,6 +93,7 @@ impl Follower {
             match output {
                 Output::Write { id, .. } => self.writing = Some(id),
                 Output::Snapshot(SnapshotJob::Receive { fetch, .. }) => self.fetch = Some(fetch),
+                Output::Snapshot(SnapshotJob::StopReceiving { .. }) => self.given_up += 1,
                 Output::Restore(position) => self.restores.push(position),
                 Output::Apply(_) | Output::ReadLog(_) => self.handed_over += 1,
                 Output::Cut(_) => self.cuts += 1,
@@ -102,8 +106,12 @@ impl Follower {
     }
 
     fn hear(&mut self, message: impl Into<Message>) {
+        self.hear_from(LEADER, message);
+    }
+
+    fn hear_from(&mut self, from: NodeId, message: impl Into<Message>) {
         self.give(Input::Message {
-            from: LEADER,
+            from,
             uncounted: false,
             message: message.into(),
         });
@@ -271,4 +279,55 @@ fn after_a_transfer_that_failed_here_the_next_one_waits() {
         pauses.push(now.ms_since(began));
     }
     assert_eq!(pauses, [1_000, 2_000, 4_000]);
+}
+
+/// The owner of a snapshot is unplugged in the middle of a transfer, and the next leader needs this
+/// node for every commit: it must not wait for the owner, which may take ten seconds.
+#[test]
+fn a_transfer_whose_owner_is_gone_ends_when_another_node_leads() {
+    const NEXT_LEADER: NodeId = NodeId(3);
+    let offer = InstallSnapshotRequest {
+        term: Term(TERM.0 + 1),
+        sequence: 1,
+        snapshot: snapshot(20),
+    };
+    let mut follower = Follower::new();
+    follower.offer(10);
+    let fetch = follower.fetch.take().unwrap();
+    follower.give(Input::SnapshotDone(SnapshotDone::Receiving {
+        fetch,
+        received_bytes: 0,
+    }));
+    follower.give(Input::PeerDown { peer: LEADER });
+    assert_eq!(follower.given_up, 0, "nobody else leads yet");
+    follower.hear_from(NEXT_LEADER, offer.clone());
+    assert_eq!(follower.given_up, 1);
+    let again = InstallSnapshotRequest {
+        sequence: 2,
+        ..offer
+    };
+    follower.hear_from(NEXT_LEADER, again);
+    assert!(follower.fetch.is_some(), "the next one is fetched");
+}
+
+/// As long as its owner is connected, a transfer goes on under the next leader.
+#[test]
+fn a_transfer_outlives_the_leadership_of_its_owner() {
+    let mut follower = Follower::new();
+    follower.give(Input::PeerUp {
+        peer: LEADER,
+        incarnation: Incarnation(2),
+        boot: Boot::default(),
+        version: ProtocolVersion::OLDEST,
+    });
+    follower.offer(10);
+    follower.hear_from(
+        NodeId(3),
+        InstallSnapshotRequest {
+            term: Term(TERM.0 + 1),
+            sequence: 1,
+            snapshot: snapshot(20),
+        },
+    );
+    assert_eq!(follower.given_up, 0);
 }

@@ -5,7 +5,7 @@ use crate::tidy;
 use crate::workspace::cargo;
 
 /// Members of the workspace that are never published.
-const UNPUBLISHED: [&str; 2] = ["xtask", "benches"];
+const UNPUBLISHED: [&str; 3] = ["xtask", "benches", "raft-chaos"];
 
 /// Seeds of the simulator in a run of CI, with its own example of a workload.
 const CI_SEEDS: u64 = 1_000;
@@ -15,6 +15,33 @@ const CI_SEEDS_KV: u64 = 300;
 
 /// The service's part of the simulator, which a build of the server does not have.
 const SIMULATION: &str = "raft-kv/simulation";
+
+/// Makes it a failure of tests that there are no network namespaces.
+const REQUIRE_NETNS: &str = "RAFT_CHAOS_REQUIRE_NETNS";
+
+/// Whether tests may skip what needs network namespaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Namespaces {
+    /// They must be there.
+    Required,
+    /// Without them tests with partitions print SKIPPED.
+    Optional,
+}
+
+impl Namespaces {
+    /// What a flag asks for.
+    pub(crate) const fn from_flag(is_required: bool) -> Self {
+        match is_required {
+            true => Self::Required,
+            false => Self::Optional,
+        }
+    }
+
+    /// Root can make them, so CI that runs as root skips nothing.
+    fn of_this_user() -> Self {
+        Self::from_flag(rustix::process::geteuid().is_root())
+    }
+}
 
 /// A crate that must stay usable without another.
 struct Without {
@@ -68,7 +95,7 @@ pub(crate) fn run() -> Result<(), String> {
     steps.run("simulator", || {
         crate::sim::run_for_ci(CI_SEEDS, CI_SEEDS_KV)
     })?;
-    steps.run("tests", || test(false))?;
+    steps.run("tests", || test(false, Namespaces::of_this_user()))?;
     steps.summary();
     Ok(())
 }
@@ -77,12 +104,17 @@ pub(crate) fn run() -> Result<(), String> {
 ///
 /// # Errors
 /// A test fails or does not compile.
-pub(crate) fn test(release: bool) -> Result<(), String> {
+pub(crate) fn test(release: bool, namespaces: Namespaces) -> Result<(), String> {
     let mut arguments = vec!["test", "--workspace", "--features", SIMULATION];
     if release {
         arguments.push("--release");
     }
-    steps::call(&mut cargo(&arguments))
+    let mut command = cargo(&arguments);
+    match namespaces {
+        Namespaces::Required => command.env(REQUIRE_NETNS, "1"),
+        Namespaces::Optional => &mut command,
+    };
+    steps::call(&mut command)
 }
 
 fn clippy() -> Result<(), String> {

@@ -1,7 +1,9 @@
-//! Chores of the workspace: `cargo xtask ci | test | demo | sim | exhaustive | bench | tidy`.
+//! Chores of the workspace: `cargo xtask ci | test | demo | sim | chaos | exhaustive | bench | tidy`.
 #![forbid(unsafe_code)]
 
 mod bench;
+mod binaries;
+mod chaos;
 mod ci;
 mod demo;
 mod exhaustive;
@@ -13,6 +15,8 @@ mod workspace;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::ci::Namespaces;
 
 /// Chores of the workspace.
 #[derive(Parser)]
@@ -31,11 +35,16 @@ enum Chore {
         /// Build the tests with optimisation
         #[arg(long)]
         release: bool,
+        /// Fails where there are no network namespaces, instead of skipping tests with partitions
+        #[arg(long)]
+        require_netns: bool,
     },
     /// Three processes take real data, lose their leader by SIGKILL, and lose nothing
     Demo(demo::Options),
     /// Whole clusters in virtual time, with hostile networks, disks and clocks
     Sim(sim::Options),
+    /// Real servers under kill -9, pauses, partitions and full disks
+    Chaos(chaos::Options),
     /// Everything within given bounds: histories of the consensus core
     Exhaustive {
         #[command(subcommand)]
@@ -52,9 +61,13 @@ enum Chore {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
         Chore::Ci => ci::run(),
-        Chore::Test { release } => ci::test(release),
+        Chore::Test {
+            release,
+            require_netns,
+        } => ci::test(release, Namespaces::from_flag(require_netns)),
         Chore::Demo(options) => demo::run(&options),
         Chore::Sim(options) => sim::run_chore(&options),
+        Chore::Chaos(options) => chaos::run(&options),
         Chore::Exhaustive { what } => exhaustive::run(&what),
         Chore::Mutants(options) => sim::run_mutants(&options),
         Chore::Bench(options) => bench::run(&options),

@@ -39,6 +39,7 @@ impl Driver {
                     self.measure.leader_changed(leader);
                     let (node, leader) = (self.core.config().id.0, leader.map(|id| id.0));
                     tracing::info!(node, term = term.0, leader, "leader changed");
+                    self.abandon_lost_fetch(now);
                 }
                 Event::SnapshotOffered { from, snapshot } => {
                     self.begin_fetch(now, from, snapshot);

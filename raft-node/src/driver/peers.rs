@@ -62,6 +62,11 @@ impl Peers {
         self.versions.insert(peer, version);
     }
 
+    /// Whether a peer is connected.
+    pub(super) fn is_connected(&self, peer: NodeId) -> bool {
+        self.connected.contains_key(&peer)
+    }
+
     /// The newest version of the protocol that may be spoken with a peer.
     pub(super) fn version_of(&self, peer: NodeId) -> ProtocolVersion {
         let known = self.versions.get(&peer).copied();
@@ -105,6 +110,7 @@ impl Driver {
         self.peers.told.remove(&peer);
         self.peers.connected.remove(&peer);
         self.core.handle_peer_down(now, peer);
+        self.abandon_lost_fetch(now);
     }
 
     /// Whether the core is to handle a message. The leader's word that this node is no member is

@@ -11,7 +11,7 @@ use super::plot::{Line, Plot};
 use super::system::{Ours, System, measure};
 use super::table::{Row, median};
 use super::{CLIENTS, KEYS, Options, shape};
-use crate::demo::build_all;
+use crate::binaries::{Profile, build_all};
 use crate::demo::cluster::Cluster;
 use crate::demo::load::{Keys, Shape};
 use crate::demo::tool::Tool;
@@ -110,7 +110,7 @@ pub(super) fn run(
 ) -> Result<(), String> {
     let version = etcd::version()?;
     let programs = ["--package", "benches", "--features", "etcd", "--bins"];
-    let built = build_all(&programs, &["quic-floor", "etcd-load"])?;
+    let built = build_all(&programs, &["quic-floor", "etcd-load"], Profile::Release)?;
     let [floor, load] = &built[..] else {
         return Err("two programs were asked for".to_string());
     };

@@ -11,12 +11,12 @@ mod snapshot;
 pub(crate) mod tool;
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use crate::workspace::{self, cargo};
+use crate::binaries::{self, Profile};
+use crate::workspace;
 use cluster::Cluster;
 use load::{Bar, BenchRun, Files, Shape};
 use report::Report;
@@ -82,40 +82,7 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
 
 /// Builds the server in release mode; returns its path.
 pub(crate) fn build() -> Result<PathBuf, String> {
-    let built = build_all(&["--package", "raft-kv", "--bin", "raft-kv"], &["raft-kv"])?;
-    let [path] = &built[..] else {
-        return Err("one program was asked for".to_string());
-    };
-    Ok(path.clone())
-}
-
-/// Builds programs in release mode with these arguments for cargo; returns where they are, in the
-/// order of their names.
-pub(crate) fn build_all(arguments: &[&str], names: &[&str]) -> Result<Vec<PathBuf>, String> {
-    let shown = names.join(", ");
-    say(&format!("building {shown} in release mode"));
-    let mut command = cargo(&["build", "--release"]);
-    command.args(arguments);
-    command.arg("--message-format=json-render-diagnostics");
-    let output = command
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|error| format!("cannot start cargo: {error}"))?;
-    if !output.status.success() {
-        return Err(format!("{shown} does not build: {}", output.status));
-    }
-    let messages = String::from_utf8_lossy(&output.stdout);
-    let executable = |line: &str, name: &str| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let is_it = message["target"]["name"] == name;
-        let path = message["executable"].as_str().filter(|_| is_it)?;
-        Some(PathBuf::from(path))
-    };
-    let find = |name: &&str| {
-        let found = messages.lines().find_map(|line| executable(line, name));
-        found.ok_or_else(|| format!("cargo built no executable {name}"))
-    };
-    names.iter().map(find).collect()
+    binaries::build("raft-kv", Profile::Release)
 }
 
 /// The story, from certificates to the last comparison.

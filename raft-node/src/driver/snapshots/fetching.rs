@@ -110,6 +110,11 @@ impl Fetch {
         self.stored
     }
 
+    /// Whether anything of it has yet to come from its owner.
+    pub(super) fn needs_owner(&self) -> bool {
+        self.phase != Phase::Finishing
+    }
+
     /// The part file is open and has so many bytes already.
     pub(super) fn opened(&mut self, now: Time, received_bytes: u64) {
         if self.phase != Phase::Opening {

@@ -214,6 +214,25 @@ impl Driver {
         self.send_asks(asks);
     }
 
+    /// Gives up a transfer whose owner is out of reach while another node leads, which offers its own
+    /// snapshot as soon as it may. Waiting for the former owner would keep this node behind for the
+    /// whole patience, and with it every commit that needs this node.
+    ///
+    /// As long as nobody else leads, the owner is waited for: it may come back, and then what has
+    /// arrived is of use.
+    pub(in super::super) fn abandon_lost_fetch(&mut self, now: Time) {
+        let Some(fetch) = &self.snapshots.fetch else {
+            return;
+        };
+        let another_leads = self
+            .core
+            .leader()
+            .is_some_and(|leader| leader != fetch.from);
+        if another_leads && fetch.needs_owner() && !self.peers.is_connected(fetch.from) {
+            self.give_up_fetch(now, "its owner is out of reach and another node leads");
+        }
+    }
+
     fn give_up_fetch(&mut self, now: Time, why: &'static str) {
         let Some(fetch) = self.end_fetch() else {
             return;
