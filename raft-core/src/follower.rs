@@ -82,8 +82,10 @@ impl RaftCore {
         }
         let is_unchecked =
             is_planted(Mutant::NoPreviousCheck) && previous.index <= self.log.last_index();
+        let is_covered =
+            previous.index < self.log.base().index && !is_planted(Mutant::CompactedIsConflict);
         // Entries before the base are committed and covered by a snapshot: they match.
-        if previous.index >= self.log.base().index && !self.log.matches(previous) && !is_unchecked {
+        if !is_covered && !self.log.matches(previous) && !is_unchecked {
             if previous.index <= self.commit_index {
                 return Err(Violation::ConflictsWithCommitted);
             }
@@ -161,6 +163,9 @@ impl RaftCore {
         self.epoch = self.epoch.next();
         self.log.truncate_from(index);
         self.persists.truncate_from(index, self.epoch);
+        if is_planted(Mutant::MembershipNotRolledBack) {
+            return;
+        }
         for index in self.members.truncate_from(index) {
             let stage = MembershipStage::RolledBack;
             self.events

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{LogIndex, LogPosition, Term, TermRun};
 
 use crate::config::entry_cost;
@@ -49,9 +50,14 @@ impl LogView {
     }
 
     pub(crate) fn last(&self) -> LogPosition {
+        let base_term = if is_planted(Mutant::EmptyLogHasNoTerm) {
+            Term::ZERO
+        } else {
+            self.base.term
+        };
         LogPosition {
             index: self.last_index(),
-            term: self.runs.back().map_or(self.base.term, |run| run.term),
+            term: self.runs.back().map_or(base_term, |run| run.term),
         }
     }
 

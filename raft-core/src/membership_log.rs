@@ -1,6 +1,7 @@
 //! The memberships in the log: each is in force from the entry that carries it on, and no longer
 //! once that entry is truncated (§6).
 
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{LogIndex, Membership};
 
 use crate::quorum::JointConfig;
@@ -59,7 +60,9 @@ impl MembershipLog {
             "memberships come in log order"
         );
         self.entries.push((index, membership));
-        self.recompute();
+        if !is_planted(Mutant::ConfigurationAtCommit) {
+            self.recompute();
+        }
     }
 
     /// Starts anew with the membership of a snapshot.
@@ -90,7 +93,8 @@ impl MembershipLog {
             .collect()
     }
 
-    fn recompute(&mut self) {
+    /// Has the quorum rule follow the membership in force.
+    pub(crate) fn recompute(&mut self) {
         self.quorum = JointConfig::of(self.current());
     }
 }

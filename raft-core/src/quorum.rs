@@ -98,8 +98,10 @@ impl JointConfig {
     /// The halves of a membership; the outgoing one is empty unless it is joint.
     #[must_use]
     pub fn of(membership: &Membership) -> Self {
+        let is_counted = is_planted(Mutant::LearnerCounted);
+        let counted = membership.learners.keys().filter(|_| is_counted);
         Self {
-            incoming: MajorityConfig::new(membership.voters.iter().copied()),
+            incoming: MajorityConfig::new(membership.voters.iter().chain(counted).copied()),
             outgoing: MajorityConfig::new(membership.outgoing.iter().copied()),
         }
     }
@@ -123,6 +125,9 @@ impl JointConfig {
     /// The largest value that majorities of both halves have reached.
     #[must_use]
     pub fn reached(&self, value_of: impl Fn(NodeId) -> u64) -> u64 {
+        if is_planted(Mutant::OneCounterForBothHalves) {
+            return MajorityConfig::new(self.voters()).reached(value_of);
+        }
         self.incoming
             .reached(&value_of)
             .min(self.outgoing.reached(&value_of))
@@ -131,6 +136,9 @@ impl JointConfig {
     /// How an election stands: both halves must be won.
     #[must_use]
     pub fn vote_outcome(&self, answer_of: impl Fn(NodeId) -> Option<bool>) -> VoteOutcome {
+        if is_planted(Mutant::OneCounterForBothHalves) {
+            return MajorityConfig::new(self.voters()).vote_outcome(answer_of);
+        }
         let halves = (
             self.incoming.vote_outcome(&answer_of),
             self.outgoing.vote_outcome(&answer_of),

@@ -59,11 +59,15 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
-    pub(crate) const fn new(boot: Boot) -> Self {
+    pub(crate) fn new(boot: Boot) -> Self {
         Self {
             under_way: None,
             gathering: Vec::new(),
-            last_request: boot.counter << REQUEST_ID_BITS,
+            last_request: if is_planted(Mutant::RequestIdsRestart) {
+                0
+            } else {
+                boot.counter << REQUEST_ID_BITS
+            },
         }
     }
 
@@ -121,6 +125,11 @@ impl RaftCore {
         let pending = self.reads.len();
         if pending >= self.config.max_pending_reads {
             return Err(ReadIndexError::Overloaded(pending));
+        }
+        if is_planted(Mutant::FollowerReadsAlone) && !self.is_leader() {
+            let index = self.commit_index;
+            self.events.push_back(Event::ReadReady { id, index });
+            return Ok(());
         }
         self.gather_read(Reader::Local(id));
         Ok(())

@@ -2,6 +2,7 @@
 //! promotion, leaders that leave.
 
 use bytes::Bytes;
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{EntryKind, LogIndex, LogPosition, Membership, NodeId, Promotion};
 
 use crate::catch_up::{CatchUp, Pace};
@@ -166,13 +167,17 @@ impl RaftCore {
             self.events
                 .push_back(Event::MembershipChanged { index, stage });
         }
+        if is_planted(Mutant::ConfigurationAtCommit) {
+            self.members.recompute();
+        }
         self.continue_membership_change();
     }
 
     /// Takes the next step of a change whose last one is committed: leaves a joint configuration,
     /// whoever began it; forgets members that left; and steps down if this node is one of them.
     pub(crate) fn continue_membership_change(&mut self) {
-        let is_committed = self.members.current_index() <= self.commit_index;
+        let is_committed = self.members.current_index() <= self.commit_index
+            || is_planted(Mutant::LeavesJointEarly);
         let RoleState::Leader(leader) = &mut self.role else {
             return;
         };
@@ -187,7 +192,7 @@ impl RaftCore {
                 let next = membership_change::leave(current);
                 self.append_own_membership(next);
             }
-        } else if !current.is_voter(self.config.id) {
+        } else if !current.is_voter(self.config.id) && !is_planted(Mutant::RemovedLeaderStays) {
             self.leave_leadership();
         }
     }

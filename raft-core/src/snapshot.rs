@@ -6,6 +6,7 @@
 //! before it, and nothing needs to be installed: the position is simply known to be committed.
 //! Otherwise the log is not the committed one at that index, and all of it goes.
 
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{
     InstallOutcome, InstallSnapshotRequest, InstallSnapshotResponse, LogIndex, LogPosition,
     Membership, NodeId, SnapshotDescription, Term,
@@ -199,7 +200,8 @@ impl RaftCore {
             self.report_violation(from, Violation::MalformedMembership);
             return;
         }
-        let found = self.log.term_at(position.index);
+        let held = self.log.term_at(position.index);
+        let found = held.filter(|_| !is_planted(Mutant::InstallDropsSuffix));
         if position.index <= self.commit_index && found.is_some_and(|term| term != position.term) {
             self.report_violation(from, Violation::ConflictsWithCommitted);
             return;
@@ -263,7 +265,7 @@ impl RaftCore {
         if position.index <= self.commit_index {
             return;
         }
-        if self.log.matches(position) {
+        if self.log.matches(position) && !is_planted(Mutant::InstallDropsSuffix) {
             self.advance_commit(position.index);
             return;
         }
@@ -282,8 +284,10 @@ impl RaftCore {
         self.persists
             .install(position, self.commit_index, self.epoch);
         self.log.reset(position);
-        self.members
-            .reset(position.index, snapshot.membership.clone());
+        if !is_planted(Mutant::InstallKeepsMemberships) {
+            self.members
+                .reset(position.index, snapshot.membership.clone());
+        }
         self.commit_index = position.index;
         self.verified = self.verified.max(position.index);
         self.restore = Some(position);

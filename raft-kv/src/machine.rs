@@ -4,6 +4,7 @@ use std::io::{self, Read};
 
 use bytes::Bytes;
 use raft_node::{Applied, StateMachine, Step};
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{LogIndex, Term};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -177,6 +178,7 @@ impl KvMachine {
                 self.sessions.record(origin, reply.clone());
                 reply
             }
+            Admission::Replay(_) if is_planted(Mutant::RetryAppliedTwice) => change(self),
             Admission::Replay(reply) => reply,
             Admission::Refuse(refusal) => ReplyRef::Refused(refusal).to_bytes(),
             Admission::Expired => ReplyRef::SessionExpired.to_bytes(),

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use raft_core::Recovered;
 use raft_log::{DataDir, Log, LogError, LogIdentity, LogOptions, LogWrite, SnapshotStore};
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{ClusterId, GroupId, HardState, LogPosition, SnapshotDescription, Term};
 
 use crate::error::FatalError;
@@ -72,7 +73,7 @@ pub fn open(
         boot: directory.boot(),
     };
     if let Some(newest) = &newest {
-        if !has(&found, newest.last_included) {
+        if !has(&found, newest.last_included) && !is_planted(Mutant::GapAfterSnapshot) {
             install(&mut log, &mut recovered, newest.last_included)
                 .map_err(|error| FatalError::Log(Arc::new(error)))?;
         }

@@ -16,6 +16,7 @@ use raft_node::{Applied, ProposeError, ReadConsistency, Small, SmallState, State
 use raft_proto::NodeId;
 
 use crate::campaign::{Judgement, Plan, Workload};
+use crate::checker::exactly_once::{self, Repeats, Told};
 use crate::checker::linearizability::{Bound, Model, Operation, judge};
 use crate::client::{CallError, SimClient};
 use crate::cluster::Cluster;
@@ -144,7 +145,7 @@ impl Workload for Registers {
 
     fn judge(&self, cluster: &Cluster) -> Result<Judgement, String> {
         let calls = self.calls.borrow();
-        let applied = applied_values(cluster)?;
+        let applied = applied_values(cluster);
         for call in calls.iter() {
             check_outcome(call, &applied)?;
         }
@@ -223,36 +224,31 @@ fn ended(now: Time, outcome: Result<Bytes, CallError>) -> Ended {
     }
 }
 
-/// Every value that was applied; an error if one was applied twice.
-fn applied_values(cluster: &Cluster) -> Result<BTreeSet<u64>, String> {
-    let mut values = BTreeSet::new();
+/// Every value that was applied, and how often.
+fn applied_values(cluster: &Cluster) -> BTreeMap<u64, u64> {
+    let mut values = BTreeMap::new();
     for command in cluster.applied_commands() {
-        match decode(&command.command) {
-            Some((PROBE_KEY, _)) | None => {}
-            Some((_, value)) if values.insert(value) => {}
-            Some((_, value)) => {
-                return Err(format!("exactly once: {value} was applied twice"));
-            }
+        if let Some((key, value)) = decode(&command.command)
+            && key != PROBE_KEY
+        {
+            *values.entry(value).or_default() += 1;
         }
     }
-    Ok(values)
+    values
 }
 
-fn check_outcome(call: &Call, applied: &BTreeSet<u64>) -> Result<(), String> {
+fn check_outcome(call: &Call, applied: &BTreeMap<u64, u64>) -> Result<(), String> {
     let Ask::Swap(_, value) = call.ask else {
         return Ok(());
     };
-    match (&call.ended, applied.contains(&value)) {
-        (Ended::Answered(..), false) => Err(format!(
-            "acknowledged write: {value} of client {} is nowhere in the log",
-            call.client
-        )),
-        (Ended::Refused, true) => Err(format!(
-            "refused write: {value} of client {} was applied after all",
-            call.client
-        )),
-        (Ended::Answered(..), true) | (Ended::Refused, false) | (Ended::Unknown, _) => Ok(()),
-    }
+    let told = match call.ended {
+        Ended::Answered(..) => Told::Acknowledged,
+        Ended::Refused => Told::Refused,
+        Ended::Unknown => Told::Unknown,
+    };
+    let times = applied.get(&value).copied().unwrap_or_default();
+    let checked = exactly_once::check(told, Repeats::Never, times);
+    checked.map_err(|broken| format!("{broken}: {value} of client {}", call.client))
 }
 
 /// What the linearizability checker gets. Left out are operations without effect, and writes that

@@ -79,7 +79,7 @@ const INDEPENDENCE: [Without; 4] = [
 /// # Errors
 /// The first check that fails.
 pub(crate) fn run() -> Result<(), String> {
-    let mut steps = Steps::new(9);
+    let mut steps = Steps::new(10);
     steps.run("format", || {
         steps::call(&mut cargo(&["fmt", "--all", "--check"]))
     })?;
@@ -95,6 +95,7 @@ pub(crate) fn run() -> Result<(), String> {
     steps.run("simulator", || {
         crate::sim::run_for_ci(CI_SEEDS, CI_SEEDS_KV)
     })?;
+    steps.run("planted bugs", crate::sim::run_mutants_for_ci)?;
     steps.run("tests", || test(false, Namespaces::of_this_user()))?;
     steps.summary();
     Ok(())

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use raft_proto::mutants::{Mutant, is_planted};
 use thiserror::Error;
 
 use crate::protocol::{Redirect, ServerRefusal};
@@ -278,6 +279,9 @@ impl Call {
                 self.pause(elapsed, problem)
             }
             Attempt::Unsure(problem) => match self.repetition {
+                Repetition::Forbidden if is_planted(Mutant::OneShotRepeated) => {
+                    self.pause(elapsed, problem)
+                }
                 Repetition::Forbidden => Next::Done(Err(CallError::Unknown(problem))),
                 Repetition::CountedOnce => {
                     self.unsure = Some(problem.clone());
@@ -309,6 +313,7 @@ impl Call {
     /// An error says that nothing has changed only if no attempt may have changed something.
     fn failed(&self, error: CallError) -> CallError {
         match &self.unsure {
+            Some(_) if is_planted(Mutant::EarlierAttemptForgotten) => error,
             Some(problem) => CallError::Unknown(problem.clone()),
             None => error,
         }

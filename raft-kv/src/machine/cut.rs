@@ -3,9 +3,10 @@
 use std::io::{self, Read};
 
 use bytes::Bytes;
+use raft_proto::mutants::{Mutant, is_planted};
 
 use super::{KvMachine, state_hash};
-use crate::session::{FrozenSessions, SessionRestorer};
+use crate::session::{FrozenSessions, SessionRestorer, SessionTable};
 use crate::snapshot::{Block, BlockReader, Header, RestoreError, SNAPSHOT_VERSION};
 use crate::store::{CutSummary, Restorer, Retention};
 
@@ -151,6 +152,9 @@ impl KvMachine {
             return Err(RestoreError::Hash { expected, found }.into());
         }
         *self = restored;
+        if is_planted(Mutant::SnapshotWithoutSessions) {
+            self.sessions = SessionTable::default();
+        }
         Ok(())
     }
 }

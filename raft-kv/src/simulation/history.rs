@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use raft_sim::campaign::Judgement;
+use raft_sim::checker::exactly_once::{self, Repeats};
 use raft_sim::checker::linearizability::{Bound, Operation, judge};
 use raft_sim::{Cluster, Time};
 
@@ -99,21 +100,19 @@ fn check_outcome(call: &Call, logged: &BTreeMap<&Bytes, u64>) -> Result<(), Stri
     let Some(command) = &call.command else {
         return Ok(());
     };
+    let told = match &call.ended {
+        Ended::Answered(..) => exactly_once::Told::Acknowledged,
+        Ended::Refused => exactly_once::Told::Refused,
+        Ended::Unknown => exactly_once::Told::Unknown,
+    };
+    let repeats = if has_session(command) {
+        Repeats::CountOnce
+    } else {
+        Repeats::Never
+    };
     let times = logged.get(command).copied().unwrap_or_default();
-    if times > 1 && !has_session(command) {
-        return Err(format!(
-            "exactly once: without a session, and {times} times in the log: {call:?}"
-        ));
-    }
-    match (&call.ended, times) {
-        (Ended::Answered(..), 0) => Err(format!(
-            "acknowledged write: it is nowhere in the log: {call:?}"
-        )),
-        (Ended::Refused, 1..) => Err(format!(
-            "refused write: it is in the log after all: {call:?}"
-        )),
-        (Ended::Answered(..) | Ended::Unknown, _) | (Ended::Refused, 0) => Ok(()),
-    }
+    let checked = exactly_once::check(told, repeats, times);
+    checked.map_err(|broken| format!("{broken}: {call:?}"))
 }
 
 fn has_session(command: &[u8]) -> bool {

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{Entry, LogIndex, LogPosition};
 
 use super::chain::{Chain, LoadedSegment};
@@ -352,7 +353,8 @@ fn cut_of(
             kind: CutKind::Tail,
         };
     }
-    let (first, end, kind) = match unvouched(head) {
+    let unvouched = unvouched(head).filter(|_| !is_planted(Mutant::CacheTrusted));
+    let (first, end, kind) = match unvouched {
         None => (after_last, head.scan.end, CutKind::Tail),
         Some(batch) => {
             let fixed = &batch.identity.fixed;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use raft_proto::SnapshotDescription;
+use raft_proto::mutants::{Mutant, is_planted};
 
 use super::error::SnapshotError;
 use super::format::{CHUNK_BYTES, HeaderError, Layout, SnapshotHeader, SnapshotPart, Stamp};
@@ -241,8 +242,10 @@ impl SnapshotReceiver {
         if self.durable == self.written {
             return Ok(());
         }
-        let outcome = self.file.sync_data();
-        self.fail_on_error(outcome)?;
+        if !is_planted(Mutant::SnapshotNotSynced) {
+            let outcome = self.file.sync_data();
+            self.fail_on_error(outcome)?;
+        }
         // The file's name and size count as durable only after this.
         if let Err(error) = self.turn.shared.sync_directory() {
             self.health = Health::Failed;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{LogIndex, LogPosition, Membership, SnapshotDescription, Term};
 
 use super::error::{SnapshotError, SnapshotOwner};
@@ -249,7 +250,11 @@ impl Shared {
             .vfs
             .rename(from, &path)
             .map_err(|source| SnapshotError::file("rename to", &path, source));
-        let named = renamed.and_then(|()| self.sync_directory());
+        let named = if is_planted(Mutant::SnapshotNameNotSynced) {
+            renamed
+        } else {
+            renamed.and_then(|()| self.sync_directory())
+        };
         let mut state = self.state();
         // What was open under that name was replaced.
         state.open.remove(&key(last_included));

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use raft_proto::SnapshotDescription;
+use raft_proto::mutants::{Mutant, is_planted};
 
 use super::error::SnapshotError;
 use super::format::{
@@ -175,10 +176,10 @@ impl SnapshotWriter {
             .as_aligned()
             .first_blocks(self.filled / BLOCK_BYTES);
         self.digest.update(bytes.bytes());
-        let outcome = self
-            .file
-            .write_at(self.written, bytes)
-            .and_then(|()| self.file.sync_data());
+        let mut outcome = self.file.write_at(self.written, bytes);
+        if !is_planted(Mutant::SnapshotNotSynced) {
+            outcome = outcome.and_then(|()| self.file.sync_data());
+        }
         if let Err(source) = outcome {
             self.stage = Stage::Failed;
             return Err(SnapshotError::file("write", &self.path, source));

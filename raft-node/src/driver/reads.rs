@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use raft_core::Time;
 use raft_proto::LogIndex;
+use raft_proto::mutants::{Mutant, is_planted};
 
 use crate::error::ReadError;
 
@@ -67,7 +68,8 @@ impl Reads {
     /// Queries that may run once everything before `next` has been handed to the applier.
     pub(super) fn take_ready(&mut self, next: LogIndex) -> Option<Vec<(Bytes, QueryWaiter)>> {
         let (index, _) = self.confirmed.front()?;
-        if *index >= next {
+        let is_early = *index == next && is_planted(Mutant::ReadBeforeApplied);
+        if *index >= next && !is_early {
             return None;
         }
         let (_, batch) = self.confirmed.pop_front()?;

@@ -3,7 +3,7 @@
 use raft_log::LogWrite;
 use raft_proto::{Entry, HardState, LogIndex, LogPosition, Term};
 
-use super::safety::Committed;
+use super::commit_chain::Committed;
 
 /// A change of a node's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,17 @@ pub struct StartView {
     pub terms: Vec<Term>,
     /// The end of the snapshot that the state machine starts from.
     pub snapshot: Option<LogPosition>,
+    /// Whether it takes part in what is counted.
+    pub standing: Standing,
+}
+
+/// What a node that starts says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has everything that it ever made durable.
+    Counted,
+    /// It does not know what it lacks: it counts for nothing until it holds what others do.
+    Uncounted,
 }
 
 /// The durable image of a node's log, as far as the checker cares. What is compacted was committed,

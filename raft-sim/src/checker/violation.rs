@@ -26,6 +26,14 @@ pub enum Violation {
         /// The end of its log after.
         to: LogIndex,
     },
+    /// A leader replaced an entry of its own log (Leader Append-Only, §5.3).
+    #[error("leader append-only: {leader} has another entry at {index} than before in its term")]
+    LeaderOverwrote {
+        /// The leader.
+        leader: NodeId,
+        /// Index of the entry.
+        index: LogIndex,
+    },
     /// Equal index and term, and another entry, or another one before it (Log Matching, §5.3).
     #[error("log matching: {node} holds another entry at {index} in term {} than others", .term.0)]
     LogMismatch {
@@ -75,6 +83,40 @@ pub enum Violation {
     TwoOpenMemberships {
         /// The node.
         node: NodeId,
+    },
+    /// A node does not use the latest configuration in its log (§6).
+    #[error("membership: {node} does not use the configuration that its log holds at {index}")]
+    OldConfiguration {
+        /// The node.
+        node: NodeId,
+        /// Index of the configuration that is ignored.
+        index: LogIndex,
+    },
+    /// A node uses a configuration that is not in its log any more (§6).
+    #[error("membership: {node} uses a configuration that was truncated from {index}")]
+    TruncatedConfiguration {
+        /// The node.
+        node: NodeId,
+        /// Where the configuration stood.
+        index: LogIndex,
+    },
+    /// A leader goes on although its committed configuration leaves it out (§6).
+    #[error("membership: {leader} leads term {} although it is no voter any more", .term.0)]
+    LeaderOutside {
+        /// The leader.
+        leader: NodeId,
+        /// Its term.
+        term: Term,
+    },
+    /// More is on the way to a peer than its window takes.
+    #[error("memory: {leader} has {messages} appends of {bytes} bytes on the way, over its window")]
+    WindowOverrun {
+        /// The leader.
+        leader: NodeId,
+        /// Appends on the way to one peer.
+        messages: usize,
+        /// Their payload, in bytes.
+        bytes: u64,
     },
     /// A leader counted copies of an earlier term's entry (§5.4.2, Figure 8).
     #[error("commit: {leader} leads term {} and committed up to {index}, of an earlier term", .term.0)]
@@ -166,6 +208,14 @@ pub enum Violation {
         /// The node.
         node: NodeId,
         /// Where it ends.
+        index: LogIndex,
+    },
+    /// Two state machines replied differently to the same command.
+    #[error("state: {node} replied something else to the command at {index} than others")]
+    RepliesDiverged {
+        /// The node.
+        node: NodeId,
+        /// Index of the command.
         index: LogIndex,
     },
     /// Two state machines that applied the same entries have different states.

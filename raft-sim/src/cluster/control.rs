@@ -7,8 +7,9 @@ use raft_node::driver::Input;
 use raft_proto::{Boot, Incarnation, NodeId, ProtocolVersion};
 
 use super::node::ProcessId;
+use super::witness;
 use super::{Cluster, CrashKind, Event, PeerNotice, StartFailure};
-use crate::checker::StartView;
+use crate::checker::{Standing, StartView};
 use crate::marks::Mark;
 use crate::network::{Shape, Traffic};
 use crate::options::{LinkOptions, ProcessOptions};
@@ -95,7 +96,7 @@ impl Cluster {
     /// If it runs already, or cannot start although its disk has no fault.
     pub fn try_restart(&mut self, node: NodeId) -> Result<(), StartFailure> {
         assert!(self.is_formed(node), "{node} has not joined yet");
-        let machine = (self.machines)(node);
+        let machine = witness::listen(node, (self.machines)(node), &self.replies);
         let Some(entry) = self.nodes.get_mut(&node) else {
             panic!("there is no {node} in this world");
         };
@@ -109,7 +110,7 @@ impl Cluster {
             Ok(recovered) => recovered,
             Err(error) => return Err(self.note_failed_start(node, &error)),
         };
-        let checked = self.checker.started(node, start_view(&recovered));
+        let checked = self.checker.started(node, &start_view(&recovered));
         checked.unwrap_or_else(|violation| panic!("{violation}"));
         self.forget_applied(node);
         if let Some(position) = recovered.snapshot {
@@ -360,5 +361,10 @@ fn start_view(recovered: &Recovered) -> StartView {
         mark: recovered.first_index.previous(),
         terms,
         snapshot: recovered.snapshot,
+        standing: if recovered.counted {
+            Standing::Counted
+        } else {
+            Standing::Uncounted
+        },
     }
 }

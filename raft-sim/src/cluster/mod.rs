@@ -9,6 +9,7 @@ mod process;
 mod rare;
 mod requests;
 mod snapshots;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -29,6 +30,7 @@ use self::node::{Node, ProcessId};
 use self::observe::AppliedLog;
 use self::operator::Newcomers;
 use self::requests::{Mailbox, Tickets};
+use self::witness::Replies;
 use crate::atlas::FaultAtlas;
 use crate::checker::{LogChange, SafetyChecker};
 use crate::client::{CallError, Clients, Request, SimClient, WaitId, Wish};
@@ -120,6 +122,8 @@ pub struct Cluster {
     mailbox: Mailbox,
     tickets: Tickets,
     checker: SafetyChecker,
+    /// What state machines have just replied.
+    replies: Replies,
     applied: AppliedLog,
     /// What was last recorded of each node.
     shown: BTreeMap<NodeId, (Role, Term, LogIndex)>,
@@ -170,6 +174,7 @@ impl Cluster {
             mailbox: Mailbox::default(),
             tickets: Tickets::default(),
             checker: SafetyChecker::new(),
+            replies: Replies::default(),
             applied: AppliedLog::default(),
             shown: BTreeMap::new(),
             trace: Trace::new(options.trace),

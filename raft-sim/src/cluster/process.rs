@@ -1,6 +1,7 @@
 //! What happens inside a running node: its inbox, driver, log writer and applier.
 
 use bytes::Bytes;
+use raft_core::RaftCore;
 use raft_log::ReadError;
 use raft_node::apply_batch;
 use raft_node::driver::{ApplyBatch, ApplyItem, Input, LogReadPurpose, LogReadRequest, Output};
@@ -8,7 +9,7 @@ use raft_proto::{GroupId, Message, NodeId, frame, wire};
 
 use super::node::{ApplierWork, Process, ProcessId};
 use super::{Cluster, Event, Packet};
-use crate::checker::NodeView;
+use crate::checker::{NodeView, Window};
 use crate::disk::Finished;
 use crate::marks::Mark;
 use crate::network::Direction;
@@ -364,6 +365,7 @@ impl Cluster {
             return;
         };
         let applied = apply_batch(process.machine.as_mut(), batch);
+        self.check_replies();
         self.give(id, applied);
     }
 
@@ -411,6 +413,7 @@ impl Cluster {
             membership: core.membership(),
             membership_index: core.membership_index(),
             memberships_after: &|index| core.memberships_after(index),
+            window: fullest_window(core),
         };
         if let Err(violation) = self.checker.observe(&view) {
             panic!("{violation}");
@@ -425,6 +428,22 @@ impl Cluster {
             self.record(id.node, "is", super::observe::role_name(role), &numbers);
         }
     }
+}
+
+/// The window of appends on the way that holds most, if this node leads.
+fn fullest_window(core: &RaftCore) -> Option<Window> {
+    let config = core.config();
+    let limit_messages = config.max_inflight_messages;
+    // One more may leave as long as there is room, and a long entry leaves alone.
+    let last = (config.max_append_bytes).max(u64::from(config.max_entry_bytes));
+    let limit_bytes = config.max_inflight_bytes + last;
+    let windows = core.peers().map(|peer| Window {
+        messages: peer.inflight_messages,
+        limit_messages,
+        bytes: peer.inflight_bytes,
+        limit_bytes,
+    });
+    windows.max_by_key(|window| (window.messages, window.bytes))
 }
 
 /// The numbers that tell a reader of the trace what a message is about.

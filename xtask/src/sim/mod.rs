@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use raft_sim::TraceDepth;
 use raft_sim::campaign::{Failure, Plan, run, shrink};
 
-pub(crate) use self::mutants::{Options as MutantOptions, run_mutants};
+pub(crate) use self::mutants::{
+    Options as MutantOptions, run_for_ci as run_mutants_for_ci, run_mutants,
+};
 
 use self::campaign::Campaign;
 use self::workload::{Factory, Kind};

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use raft_core::Time;
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{FetchSnapshotResponse, LogPosition, NodeId, SnapshotDescription};
 
 use super::super::after;
@@ -224,7 +225,8 @@ impl Fetch {
 
     /// When something is overdue.
     pub(super) fn deadline(&self, policy: &SnapshotPolicy) -> Option<Time> {
-        if self.phase != Phase::Running || self.missing.is_empty() {
+        let waits = self.phase == Phase::Running && !self.missing.is_empty();
+        if !waits || is_planted(Mutant::PartNeverAskedAgain) {
             return None;
         }
         let silence = policy

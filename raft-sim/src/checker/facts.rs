@@ -1,0 +1,62 @@
+//! What the checker knows of the whole cluster: entries that were ever durable, the chain of committed
+//! ones, and each node's durable image. The invariants compare with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use raft_proto::{LogIndex, Membership, NodeId, Term};
+
+use super::commit_chain::Committed;
+use super::image::{Image, LogChange};
+use super::log_matching::Entries;
+use super::view::Seen;
+
+/// What is known of one node.
+#[derive(Clone, Debug, Default)]
+pub(super) struct NodeFacts {
+    pub(super) image: Image,
+    /// The writes that were under way when the node crashed.
+    pub(super) in_flight: Vec<LogChange>,
+    /// The newest snapshot that is durable.
+    pub(super) snapshot: LogIndex,
+    /// What its state machine has applied.
+    pub(super) applied: LogIndex,
+    pub(super) seen: Option<Seen>,
+    /// The membership in force when it was seen last, and where its log said so.
+    pub(super) configuration: Option<Configuration>,
+}
+
+/// A membership and the entry that carries it.
+#[derive(Clone, Debug)]
+pub(super) struct Configuration {
+    pub(super) at: LogIndex,
+    pub(super) term: Option<Term>,
+    pub(super) membership: Membership,
+}
+
+/// Everything that is known.
+#[derive(Default)]
+pub(super) struct Facts {
+    pub(super) entries: Entries,
+    pub(super) chain: Vec<Committed>,
+    pub(super) nodes: BTreeMap<NodeId, NodeFacts>,
+}
+
+impl Facts {
+    pub(super) fn node(&mut self, node: NodeId) -> &mut NodeFacts {
+        self.nodes.entry(node).or_default()
+    }
+
+    /// The term of the committed entry at an index, if one is known.
+    pub(super) fn committed_term(&self, index: LogIndex) -> Option<Term> {
+        let at = usize::try_from(index.0.checked_sub(1)?).ok()?;
+        self.chain.get(at).map(|committed| committed.term)
+    }
+
+    /// Who holds this entry durably.
+    pub(super) fn holders(&self, index: LogIndex, term: Term) -> BTreeSet<NodeId> {
+        let at = index.0 as usize - 1;
+        let holds = |facts: &NodeFacts| facts.image.terms.get(at) == Some(&term);
+        let holders = self.nodes.iter().filter(|(_, facts)| holds(facts));
+        holders.map(|(id, _)| *id).collect()
+    }
+}
