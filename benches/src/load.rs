@@ -99,19 +99,13 @@ impl Latencies {
     }
 
     /// An operation took so long.
-    pub fn record(&mut self, latency: Duration) {
-        // Nanoseconds of an operation fit; the histogram grows as it must.
-        self.histogram.saturating_record(latency.as_nanos() as u64);
-    }
-
-    /// Adds what another counted.
     ///
     /// # Panics
-    /// Never: both have the same precision and grow.
-    pub fn add(&mut self, other: &Self) {
-        self.histogram
-            .add(&other.histogram)
-            .expect("the histogram grows");
+    /// Never: the histogram grows as it must.
+    pub fn record(&mut self, latency: Duration) {
+        // Nanoseconds of an operation fit.
+        let recorded = self.histogram.record(latency.as_nanos() as u64);
+        recorded.expect("the histogram grows");
     }
 
     /// One line of JSON with the fields of `raft-kv bench -w json`.
@@ -129,5 +123,30 @@ impl Latencies {
             "max_us": us(self.histogram.max()),
         })
         .to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_those_of_what_was_recorded() {
+        let mut latencies = Latencies::begin();
+        for ms in 1..=100 {
+            latencies.record(Duration::from_millis(ms));
+        }
+        let report: serde_json::Value = serde_json::from_str(&latencies.report(2)).unwrap();
+        let about = |field: &str, us: f64| {
+            let found = report[field].as_f64().unwrap();
+            assert!((found / us - 1.0).abs() < 0.01, "{field}: {found}");
+        };
+        about("p50_us", 50_000.0);
+        about("p99_us", 99_000.0);
+        about("max_us", 100_000.0);
+        assert_eq!(
+            (&report["ops"], &report["errors"]),
+            (&100.into(), &2.into())
+        );
     }
 }

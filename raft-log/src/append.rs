@@ -71,6 +71,7 @@ impl Log {
         );
         let written = file.write(start, &self.buffer).and_then(|()| file.sync());
         self.poison_on_error(written)?;
+        self.preparer.note_written(fixed.length);
         self.publish(&fixed, &next.metadata, &file);
         match purpose {
             Purpose::Change => self.staged.advance(count, &self.state),

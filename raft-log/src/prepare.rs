@@ -1,23 +1,34 @@
 //! Writes the next segment with zeros before it is needed.
+//!
+//! Zeros are as many bytes as the log itself, on the same disk. Written as fast as possible through
+//! the page cache they stood in front of the log's own syncs, so they go past it, and not much
+//! faster than the log needs them ([`Pace`]).
 
 use raft_proto::mutants::{Mutant, is_planted};
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::dir::TEMPORARY_SUFFIX;
 use crate::error::FileError;
 use crate::options::Preparation;
-use crate::vfs::{AlignedBuffer, BLOCK_BYTES, Vfs, VfsFile};
+use crate::vfs::{AlignedBuffer, BLOCK_BYTES, Vfs, VfsFile, Written};
 
-/// How many blocks of zeros one write takes: 1 MiB.
-const ZERO_BLOCKS: usize = 256;
-/// After how many such writes the zeros are synced, so that no sync of the log waits for many.
-const WRITES_PER_SYNC: u64 = 4;
+/// How many blocks of zeros one write takes: 256 KiB, which no sync of the log waits for long.
+const ZERO_BLOCKS: usize = 64;
+/// After how many such writes zeros in the page cache are synced, so that no sync of the log waits
+/// for many.
+const WRITES_PER_SYNC: u64 = 16;
+/// Zeros for each byte that the log writes, in halves: a segment is ready when two thirds of the
+/// one before are used.
+const ZEROS_PER_BYTE_HALVES: u64 = 3;
+/// How long the log must have written nothing for zeros to go on without it.
+const IDLE: Duration = Duration::from_millis(10);
 
 /// A file of zeros, durable but for its name.
 #[derive(Debug)]
@@ -34,6 +45,83 @@ pub(crate) struct ZeroedFiles {
     directory: PathBuf,
     made: u64,
     stop: Arc<AtomicBool>,
+    pace: Arc<Pace>,
+}
+
+/// How many zeros may be written now: what the log's own writes allow, one write whenever the log
+/// has been idle for a moment, and all of them while the log waits for its segment.
+#[derive(Debug)]
+struct Pace {
+    allowed: Mutex<Allowed>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Allowed {
+    Bytes(u64),
+    Everything,
+}
+
+impl Allowed {
+    /// Takes so many bytes, if they are allowed.
+    fn take(&mut self, bytes: u64) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Bytes(allowed) if *allowed >= bytes => {
+                *allowed -= bytes;
+                true
+            }
+            Self::Bytes(_) => false,
+        }
+    }
+
+    /// The log has written so many bytes.
+    fn add(&mut self, written: u64) {
+        match self {
+            Self::Everything => {}
+            Self::Bytes(allowed) => {
+                *allowed = allowed.saturating_add(written * ZEROS_PER_BYTE_HALVES / 2);
+            }
+        }
+    }
+}
+
+impl Pace {
+    /// The first segment is not paced: that of an open is small, and soon used.
+    const fn new() -> Self {
+        Self {
+            allowed: Mutex::new(Allowed::Everything),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn set(&self, allowed: Allowed) {
+        *self.lock() = allowed;
+        self.changed.notify_one();
+    }
+
+    fn add(&self, written: u64) {
+        self.lock().add(written);
+        self.changed.notify_one();
+    }
+
+    /// Waits until so many bytes may be written.
+    fn wait_for(&self, bytes: u64) {
+        let mut allowed = self.lock();
+        while !allowed.take(bytes) {
+            let before = *allowed;
+            let waited = self.changed.wait_timeout(allowed, IDLE);
+            allowed = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if *allowed == before {
+                return;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Allowed> {
+        // No change of a number can be left half done.
+        self.allowed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl ZeroedFiles {
@@ -43,6 +131,7 @@ impl ZeroedFiles {
             directory: directory.to_path_buf(),
             made: 0,
             stop: Arc::default(),
+            pace: Arc::new(Pace::new()),
         }
     }
 
@@ -69,14 +158,20 @@ impl ZeroedFiles {
         let blocks = (segment_bytes / BLOCK_BYTES as u64) as usize;
         let zeros = AlignedBuffer::zeroed(ZERO_BLOCKS.min(blocks));
         let step = zeros.len() as u64;
-        for (count, offset) in (0..segment_bytes).step_by(zeros.len()).enumerate() {
+        let mut unsynced = 0;
+        for offset in (0..segment_bytes).step_by(zeros.len()) {
+            let length = step.min(segment_bytes - offset) as usize;
+            self.pace.wait_for(length as u64);
             if self.stop.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::Interrupted.into());
             }
-            let length = step.min(segment_bytes - offset) as usize;
             let chunk = zeros.as_aligned().first_blocks(length / BLOCK_BYTES);
-            file.write_at(offset, chunk)?;
-            if (count as u64 + 1).is_multiple_of(WRITES_PER_SYNC) {
+            match file.write_through(offset, chunk)? {
+                Written::ToDevice => {}
+                Written::ToCache => unsynced += 1,
+            }
+            if unsynced == WRITES_PER_SYNC {
+                unsynced = 0;
                 file.sync_data()?;
             }
         }
@@ -110,6 +205,7 @@ struct Worker {
     results: Receiver<Result<PreparedSegment, FileError>>,
     outstanding: bool,
     stop: Arc<AtomicBool>,
+    pace: Arc<Pace>,
     thread: Option<JoinHandle<()>>,
     vfs: Arc<dyn Vfs>,
 }
@@ -135,11 +231,20 @@ impl SegmentPreparer {
         })
     }
 
+    /// The log has written so many bytes, so that as many zeros and some more may be.
+    pub(crate) fn note_written(&self, bytes: u64) {
+        match &self.mode {
+            Mode::Inline(_) => {}
+            Mode::Background(worker) => worker.pace.add(bytes),
+        }
+    }
+
     /// The next segment; waits for it if it is not ready yet.
     pub(crate) fn take(&mut self) -> Result<PreparedSegment, FileError> {
         match &mut self.mode {
             Mode::Inline(files) => files.make(self.segment_bytes),
             Mode::Background(worker) => {
+                worker.pace.set(Allowed::Everything);
                 worker.request(self.segment_bytes);
                 let mut taken = worker.receive();
                 if taken.as_ref().is_err_and(FileError::is_disk_full) {
@@ -148,6 +253,7 @@ impl SegmentPreparer {
                     taken = worker.receive();
                 }
                 if taken.is_ok() {
+                    worker.pace.set(Allowed::Bytes(0));
                     worker.request(self.segment_bytes);
                 }
                 taken
@@ -161,6 +267,7 @@ impl Worker {
         let (requests, requested) = channel();
         let (finished, results) = channel();
         let stop = Arc::clone(&files.stop);
+        let pace = Arc::clone(&files.pace);
         let vfs = Arc::clone(&files.vfs);
         let directory = files.directory.clone();
         let work = move || {
@@ -181,6 +288,7 @@ impl Worker {
             results,
             outstanding: false,
             stop,
+            pace,
             thread: Some(thread),
             vfs,
         })
@@ -212,6 +320,7 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.pace.set(Allowed::Everything);
         self.requests = None;
         if let Some(thread) = self.thread.take() {
             // A worker that panicked has already said so on standard error.
@@ -220,5 +329,38 @@ impl Drop for Worker {
         for unused in self.results.try_iter().flatten() {
             let _ = self.vfs.remove(&unused.path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_are_allowed_by_what_the_log_writes() {
+        let mut allowed = Allowed::Bytes(0);
+        assert!(!allowed.take(3));
+        allowed.add(2);
+        assert!(allowed.take(3));
+        assert_eq!(allowed, Allowed::Bytes(0));
+        allowed.add(u64::MAX / 4);
+        assert!(allowed.take(1 << 40));
+    }
+
+    #[test]
+    fn nobody_waits_for_zeros_that_the_log_waits_for() {
+        let mut allowed = Allowed::Everything;
+        assert!(allowed.take(u64::MAX));
+        allowed.add(7);
+        assert_eq!(allowed, Allowed::Everything);
+    }
+
+    #[test]
+    fn an_idle_log_holds_no_zeros_up() {
+        let pace = Pace::new();
+        pace.set(Allowed::Bytes(0));
+        // Returns although the log writes nothing: the test hangs if it does not.
+        pace.wait_for(1 << 20);
+        assert_eq!(*pace.lock(), Allowed::Bytes(0));
     }
 }

@@ -111,6 +111,17 @@ pub trait VfsFile: Send + Sync + fmt::Debug {
     /// `StorageFull`, or the operating system's. Any part may have been written.
     fn write_at(&self, offset: u64, bytes: AlignedBytes<'_>) -> io::Result<()>;
 
+    /// As [`VfsFile::write_at`], but past the page cache if the file system can: for bytes that
+    /// nobody reads soon, and whose writeback would stand in front of other files' syncs. They are
+    /// durable only after [`VfsFile::sync_data`], like all others.
+    ///
+    /// # Errors
+    /// As [`VfsFile::write_at`].
+    fn write_through(&self, offset: u64, bytes: AlignedBytes<'_>) -> io::Result<Written> {
+        self.write_at(offset, bytes)?;
+        Ok(Written::ToCache)
+    }
+
     /// Makes the written bytes durable (fdatasync).
     ///
     /// # Errors
@@ -124,6 +135,15 @@ pub trait VfsFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// The operating system's.
     fn content(&self, expectation: Writers) -> io::Result<Content>;
+}
+
+/// Where bytes are after [`VfsFile::write_through`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// At the device, which may still hold them in a cache of its own.
+    ToDevice,
+    /// In the page cache: a sync has to write them.
+    ToCache,
 }
 
 /// Whether somebody may write a file while its content is looked at.

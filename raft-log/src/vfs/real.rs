@@ -2,14 +2,17 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::map::FileMap;
-use super::{Access, AlignedBytes, Content, ContentKind, LockGuard, Vfs, VfsFile, Writers};
+use super::{
+    Access, AlignedBytes, Content, ContentKind, LockGuard, Vfs, VfsFile, Writers, Written,
+};
 
 /// The operating system's file system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -128,6 +131,26 @@ impl VfsFile for RealFile {
         self.0.write_all_at(bytes.bytes(), offset)
     }
 
+    fn write_through(&self, offset: u64, bytes: AlignedBytes<'_>) -> io::Result<Written> {
+        // A handle of its own, because the flag belongs to the open file; opened anew for each
+        // write, which are few and large, so that a long log does not hold twice the handles.
+        let direct = OpenOptions::new()
+            .write(true)
+            // The flag is one bit of an int.
+            .custom_flags(OFlags::DIRECT.bits() as i32)
+            .open(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
+        if let Ok(direct) = direct {
+            match direct.write_all_at(bytes.bytes(), offset) {
+                Ok(()) => return Ok(Written::ToDevice),
+                // Some file systems take the flag and then refuse the write.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.write_at(offset, bytes)?;
+        Ok(Written::ToCache)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }
@@ -179,6 +202,28 @@ mod tests {
         assert_eq!(RealVfs.list(&nested).unwrap(), ["two"]);
         RealVfs.remove(&nested.join("two")).unwrap();
         assert!(RealVfs.list(&nested).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_goes_past_the_cache_is_read_through_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = RealVfs.create(&directory.path().join("one")).unwrap();
+        let mut blocks = AlignedBuffer::zeroed(2);
+        blocks.bytes_mut().fill(9);
+        // Written before by the cache, which must not hide what comes past it.
+        file.write_at(0, AlignedBuffer::zeroed(4).as_aligned())
+            .unwrap();
+        file.write_through(8192, blocks.as_aligned()).unwrap();
+        file.write_through(16384, blocks.as_aligned()).unwrap();
+        file.sync_data().unwrap();
+        let content = file.content(Writers::None).unwrap();
+        assert_eq!(content.len(), 24576);
+        assert!(content[..8192].iter().all(|byte| *byte == 0));
+        assert!(content[8192..].iter().all(|byte| *byte == 9));
+        // And the other way round.
+        file.write_at(8192, AlignedBuffer::zeroed(1).as_aligned())
+            .unwrap();
+        assert_eq!(file.content(Writers::Possible).unwrap()[8192], 0);
     }
 
     #[test]
