@@ -1,5 +1,8 @@
 //! Every bound of the key/value service, with its unit, and the relations between them.
 
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Longest key, in bytes.
@@ -45,8 +48,40 @@ const _: () = assert!(MAX_REQUEST_BYTES < (16 << 20) - (64 << 10));
 const _: () = assert!(SESSION_TTL_MS_MIN < SESSION_TTL_MS_DEFAULT);
 const _: () = assert!(SESSION_TTL_MS_DEFAULT < SESSION_TTL_MS_MAX);
 
+/// One of the three lists of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TxnList {
+    /// What must hold.
+    Compares,
+    /// What is carried out if every compare holds.
+    Then,
+    /// What is carried out otherwise.
+    Otherwise,
+}
+
+impl fmt::Display for TxnList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Compares => "list of compares",
+            Self::Then => "list for when all compares hold",
+            Self::Otherwise => "list for when a compare does not hold",
+        })
+    }
+}
+
+/// Longest part of a key that a message shows, in characters.
+const SHOWN_KEY_CHARS: usize = 64;
+
+/// A key for a message: quoted, and cut if it is long.
+pub(crate) fn shown_key(key: &[u8]) -> String {
+    let text = String::from_utf8_lossy(key);
+    let start: String = text.chars().take(SHOWN_KEY_CHARS).collect();
+    let rest = if start.len() < text.len() { "…" } else { "" };
+    format!("{start:?}{rest}")
+}
+
 /// A key or value that cannot be stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LimitError {
     /// Keys have at least one byte.
     #[error("the key is empty; a key has at least one byte")]
@@ -64,13 +99,25 @@ pub enum LimitError {
     TooLongTogether(usize),
     /// A list of a transaction is too long.
     #[error(
-        "a list of the transaction has {0} entries; the limit is {MAX_TXN_OPERATIONS} compares and \
-         {MAX_TXN_OPERATIONS} operations in each list"
+        "the transaction's {list} has {entries} entries; the limit is {MAX_TXN_OPERATIONS} in each list"
     )]
-    TooManyOperations(usize),
+    TooManyOperations {
+        /// Which list.
+        list: TxnList,
+        /// Its length.
+        entries: usize,
+    },
     /// A list of a transaction changes a key twice.
-    #[error("a list of the transaction puts a key twice, or puts and deletes it; change it once")]
-    DuplicateKey,
+    #[error(
+        "the transaction's {list} puts the key {} twice, or puts and deletes it; change it once",
+        shown_key(.key)
+    )]
+    DuplicateKey {
+        /// Which list.
+        list: TxnList,
+        /// The key.
+        key: Vec<u8>,
+    },
 }
 
 /// Checks a key that is about to be written or read.
@@ -122,5 +169,12 @@ mod tests {
         let refused = check_key(&long[..=MAX_KEY_BYTES]).unwrap_err().to_string();
         assert!(refused.contains("65536"), "{refused}");
         assert_eq!(check_key(b""), Err(LimitError::EmptyKey));
+    }
+
+    #[test]
+    fn a_long_key_is_cut_in_messages() {
+        assert_eq!(shown_key(b"k\xff\n"), "\"k\u{fffd}\\n\"");
+        let long = shown_key(&[b'k'; 100]);
+        assert_eq!(long, format!("{:?}…", "k".repeat(64)));
     }
 }

@@ -18,7 +18,9 @@ pub use self::snapshot::{
     MAX_SNAPSHOT_PART_BYTES, ReadSnapshotRequest, SnapshotOffer, SnapshotPart,
 };
 use crate::codec::{self, DecodeError};
-use crate::limits::{MAX_KEY_BYTES, MAX_OPERATION_BYTES, MAX_TXN_OPERATIONS, MAX_VALUE_BYTES};
+use crate::limits::{
+    MAX_KEY_BYTES, MAX_OPERATION_BYTES, MAX_TXN_OPERATIONS, MAX_VALUE_BYTES, TxnList, shown_key,
+};
 use crate::operation::Revision;
 use crate::session::{Sequence, SessionId};
 
@@ -219,16 +221,25 @@ pub enum ServerRefusal {
     },
     /// A list of a transaction is too long.
     #[error(
-        "a list of the transaction has {entries} entries; the limit is {MAX_TXN_OPERATIONS} \
-         compares and {MAX_TXN_OPERATIONS} operations in each list"
+        "the transaction's {list} has {entries} entries; the limit is {MAX_TXN_OPERATIONS} in each list"
     )]
     TooManyOperations {
+        /// Which list.
+        list: TxnList,
         /// Its length.
         entries: u64,
     },
     /// A list of a transaction changes a key twice.
-    #[error("a list of the transaction puts a key twice, or puts and deletes it; change it once")]
-    DuplicateKey,
+    #[error(
+        "the transaction's {list} puts the key {} twice, or puts and deletes it; change it once",
+        shown_key(.key)
+    )]
+    DuplicateKey {
+        /// Which list.
+        list: TxnList,
+        /// The key.
+        key: Vec<u8>,
+    },
     /// The leader is new and has not committed anything yet.
     #[error("the leader has just been elected and takes no change of members yet; retry soon")]
     LeaderNotReady,
@@ -247,6 +258,11 @@ pub enum ServerRefusal {
     /// The snapshot is not there any more.
     #[error("the node does not hold this snapshot any more; ask for a new one")]
     SnapshotGone,
+    /// The node's store is being replaced by a snapshot.
+    #[error(
+        "the node's store is being replaced by a snapshot; ask another node, or wait until that is done"
+    )]
+    Restoring,
 }
 
 impl ServerRefusal {
@@ -260,6 +276,7 @@ impl ServerRefusal {
             | Self::Stopped
             | Self::ReadNotConfirmed
             | Self::LeaderNotReady
+            | Self::Restoring
             | Self::Superseded => true,
             Self::TooLarge { .. }
             | Self::EmptyKey
@@ -270,7 +287,7 @@ impl ServerRefusal {
             | Self::Malformed
             | Self::NotTransferred { .. }
             | Self::TooManyOperations { .. }
-            | Self::DuplicateKey
+            | Self::DuplicateKey { .. }
             | Self::MembersNotChanged { .. }
             | Self::NoSnapshot { .. }
             | Self::SnapshotGone => false,
@@ -293,10 +310,11 @@ impl From<crate::limits::LimitError> for ServerRefusal {
                 bytes: bytes as u64,
                 limit: MAX_OPERATION_BYTES as u64,
             },
-            LimitError::TooManyOperations(entries) => Self::TooManyOperations {
+            LimitError::TooManyOperations { list, entries } => Self::TooManyOperations {
+                list,
                 entries: entries as u64,
             },
-            LimitError::DuplicateKey => Self::DuplicateKey,
+            LimitError::DuplicateKey { list, key } => Self::DuplicateKey { list, key },
         }
     }
 }
@@ -315,7 +333,7 @@ impl From<DecodeError> for ServerRefusal {
 }
 
 /// Body of [`ResponseKind::Status`]: how one node sees itself and its cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// The node.
     pub id: NodeId,
@@ -325,6 +343,8 @@ pub struct NodeStatus {
     pub role: String,
     /// Who or what a forming node waits for.
     pub waiting_for: Vec<String>,
+    /// What an operator should know about it, in sentences: who refuses it, what it is busy with.
+    pub notes: Vec<String>,
     /// The node's term.
     pub term: u64,
     /// The leader it follows, itself included.
@@ -337,6 +357,10 @@ pub struct NodeStatus {
     pub last_index: u64,
     /// The last entry that its snapshot covers; 0 if it has none.
     pub snapshot_index: u64,
+    /// The snapshot that it takes at the moment.
+    pub saving: Option<SavingStatus>,
+    /// Whether its store is being replaced by a snapshot; what follows about the store is 0 then.
+    pub is_restoring: bool,
     /// What its log takes on disk, in bytes.
     pub log_bytes: u64,
     /// The store's revision.
@@ -351,6 +375,15 @@ pub struct NodeStatus {
     pub sessions: u64,
     /// Every member but this node.
     pub peers: Vec<PeerStatus>,
+}
+
+/// How far a snapshot is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavingStatus {
+    /// The last entry that it covers.
+    pub index: u64,
+    /// Bytes of the state taken so far.
+    pub bytes: u64,
 }
 
 /// What a node knows about another member.

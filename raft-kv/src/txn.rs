@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{self, LimitError, MAX_TXN_OPERATIONS};
+use crate::limits::{self, LimitError, MAX_TXN_OPERATIONS, TxnList};
 use crate::operation::{KeyRange, RangeQuery, Revision};
 
 /// Compares, and what to do if all of them hold or if one does not. Atomic: nobody sees a state
@@ -124,9 +124,14 @@ impl<'a> Txn<'a> {
     /// # Errors
     /// [`LimitError`].
     pub fn check(&self) -> Result<(), LimitError> {
-        let counts = [self.compares.len(), self.then.len(), self.otherwise.len()];
-        if let Some(count) = counts.into_iter().find(|count| *count > MAX_TXN_OPERATIONS) {
-            return Err(LimitError::TooManyOperations(count));
+        for (list, entries) in [
+            (TxnList::Compares, self.compares.len()),
+            (TxnList::Then, self.then.len()),
+            (TxnList::Otherwise, self.otherwise.len()),
+        ] {
+            if entries > MAX_TXN_OPERATIONS {
+                return Err(LimitError::TooManyOperations { list, entries });
+            }
         }
         let mut bytes = 0;
         for compare in &self.compares {
@@ -138,8 +143,8 @@ impl<'a> Txn<'a> {
             bytes += operation.data_bytes();
         }
         limits::check_together(bytes)?;
-        check_distinct(&self.then)?;
-        check_distinct(&self.otherwise)
+        check_distinct(TxnList::Then, &self.then)?;
+        check_distinct(TxnList::Otherwise, &self.otherwise)
     }
 }
 
@@ -187,11 +192,15 @@ impl TxnOperation<'_> {
 }
 
 /// Refuses a list that puts a key twice, or puts a key and deletes it, in whatever order.
-fn check_distinct(operations: &[TxnOperation<'_>]) -> Result<(), LimitError> {
+fn check_distinct(list: TxnList, operations: &[TxnOperation<'_>]) -> Result<(), LimitError> {
+    let duplicate = |key: &[u8]| {
+        let key = key.to_vec();
+        Err(LimitError::DuplicateKey { list, key })
+    };
     let mut put: Vec<&[u8]> = operations.iter().filter_map(put_key).collect();
     put.sort_unstable();
-    if put.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err(LimitError::DuplicateKey);
+    if let Some(pair) = put.windows(2).find(|pair| pair[0] == pair[1]) {
+        return duplicate(pair[0]);
     }
     for operation in operations {
         let TxnOperation::Delete { range, .. } = operation else {
@@ -199,8 +208,8 @@ fn check_distinct(operations: &[TxnOperation<'_>]) -> Result<(), LimitError> {
         };
         // A range is contiguous: if it holds any of the keys, it holds the first from its start.
         let first = put.partition_point(|key| *key < range.start());
-        if put.get(first).is_some_and(|key| range.contains(key)) {
-            return Err(LimitError::DuplicateKey);
+        if let Some(key) = put.get(first).filter(|key| range.contains(key)) {
+            return duplicate(key);
         }
     }
     Ok(())
@@ -239,32 +248,59 @@ mod tests {
         };
         let as_then = txn.check();
         std::mem::swap(&mut txn.then, &mut txn.otherwise);
-        assert_eq!(txn.check(), as_then, "both lists have the same limits");
+        let as_otherwise = txn.check().map_err(|error| in_list(TxnList::Then, error));
+        assert_eq!(as_otherwise, as_then, "both lists have the same limits");
         as_then
+    }
+
+    /// The same refusal of another list, which must be the other one.
+    fn in_list(wanted: TxnList, error: LimitError) -> LimitError {
+        match error {
+            LimitError::DuplicateKey { list, key } => {
+                assert_eq!(list, TxnList::Otherwise);
+                LimitError::DuplicateKey { list: wanted, key }
+            }
+            LimitError::TooManyOperations { list, entries } => {
+                assert_eq!(list, TxnList::Otherwise);
+                LimitError::TooManyOperations {
+                    list: wanted,
+                    entries,
+                }
+            }
+            other @ (LimitError::EmptyKey
+            | LimitError::KeyTooLong(_)
+            | LimitError::ValueTooLong(_)
+            | LimitError::TooLongTogether(_)) => other,
+        }
     }
 
     #[test]
     fn a_list_changes_a_key_once() {
-        let twice = Err(LimitError::DuplicateKey);
+        let twice = |key: &[u8]| {
+            Err(LimitError::DuplicateKey {
+                list: TxnList::Then,
+                key: key.to_vec(),
+            })
+        };
         let interval = KeyRange::Interval {
             from: b"b",
             to: b"d",
         };
         assert_eq!(checked(vec![put(b"a"), put(b"b")]), Ok(()));
-        assert_eq!(checked(vec![put(b"a"), put(b"b"), put(b"a")]), twice);
-        assert_eq!(checked(vec![put(b"c"), delete(interval)]), twice);
-        assert_eq!(checked(vec![delete(interval), put(b"b")]), twice);
+        assert_eq!(checked(vec![put(b"a"), put(b"b"), put(b"a")]), twice(b"a"));
+        assert_eq!(checked(vec![put(b"c"), delete(interval)]), twice(b"c"));
+        assert_eq!(checked(vec![delete(interval), put(b"b")]), twice(b"b"));
         assert_eq!(
             checked(vec![delete(interval), put(b"d"), put(b"a")]),
             Ok(())
         );
         assert_eq!(
             checked(vec![delete(KeyRange::From(b"c")), put(b"d")]),
-            twice
+            twice(b"d")
         );
         assert_eq!(
             checked(vec![delete(KeyRange::Prefix(b"d")), put(b"da")]),
-            twice
+            twice(b"da")
         );
         assert_eq!(checked(vec![delete(interval), delete(interval)]), Ok(()));
         let nothing = KeyRange::Interval {
@@ -285,8 +321,11 @@ mod tests {
     fn every_list_has_its_limit() {
         let keys: Vec<[u8; 1]> = (0..=MAX_TXN_OPERATIONS as u8).map(|n| [n]).collect();
         let mut puts: Vec<_> = keys.iter().map(|key| put(key)).collect();
-        let too_many = Err(LimitError::TooManyOperations(MAX_TXN_OPERATIONS + 1));
-        assert_eq!(checked(puts.clone()), too_many);
+        let too_many = |list| {
+            let entries = MAX_TXN_OPERATIONS + 1;
+            Err(LimitError::TooManyOperations { list, entries })
+        };
+        assert_eq!(checked(puts.clone()), too_many(TxnList::Then));
         puts.pop();
         assert_eq!(checked(puts), Ok(()));
         let compare = Compare {
@@ -298,7 +337,7 @@ mod tests {
             compares: vec![compare; MAX_TXN_OPERATIONS + 1],
             ..Txn::default()
         };
-        assert_eq!(txn.check(), too_many);
+        assert_eq!(txn.check(), too_many(TxnList::Compares));
         txn.compares.pop();
         assert_eq!(txn.check(), Ok(()));
     }

@@ -122,7 +122,7 @@ fn missing_and_mismatched_certificates_are_refused() {
     let [one, two] = [1, 2].map(|id| tls.node_files(raft_proto::NodeId(id)));
     fs::rename(&one.certificate, cluster.dir.path().join("kept")).unwrap();
     let name = one.certificate.to_str().unwrap();
-    refused(&mut cluster.server_command(1)).says(&["cannot read", name]);
+    refused(&mut cluster.server_command(1)).says(&["there is no", name, "raft-kv cert add"]);
     // Another node's certificate, with its key.
     fs::copy(&two.certificate, &one.certificate).unwrap();
     fs::copy(&two.key, &one.key).unwrap();

@@ -184,12 +184,24 @@ async fn bad_transactions_are_refused_with_their_line() {
     assert!(said.contains("line 3"), "{said}");
     assert!(fails("\nput k v --lease=7\n", 2).contains("leases are not supported"));
     let twice = fails("\nput k 1\nput k 2\n", 1);
-    assert!(twice.contains("puts a key twice"), "{twice}");
+    assert!(twice.contains("puts the key \"k\" twice"), "{twice}");
+    assert!(twice.contains("list for when all compares hold"), "{twice}");
+    let twice = fails("\n\nput a 1\nput b 2\ndel b\n", 1);
+    assert!(twice.contains("puts the key \"b\" twice"), "{twice}");
+    assert!(
+        twice.contains("list for when a compare does not hold"),
+        "{twice}"
+    );
     let mut many = String::from("\n");
     for number in 0..=MAX_TXN_OPERATIONS {
         many += &format!("get k{number}\n");
     }
     let said = fails(&many, 1);
+    let length = format!(
+        "list for when all compares hold has {} entries",
+        MAX_TXN_OPERATIONS + 1
+    );
+    assert!(said.contains(&length), "{said}");
     assert!(said.contains(&MAX_TXN_OPERATIONS.to_string()), "{said}");
     let future = fails("\nget k --rev=99\n", 1);
     assert!(future.contains("revision 99 is in the future"), "{future}");
@@ -225,6 +237,8 @@ fn flags_that_contradict_each_other_are_usage_errors() {
         &["del", "a", "b", "--from-key"],
         &["compact"],
         &["compact", "x"],
+        // Revision 0 means the latest in reads, and nothing here.
+        &["compact", "0"],
         &["member", "add", "4"],
         &["member", "add", "4=h:1", "--promote=maybe"],
         &["member", "promote", "x"],

@@ -179,9 +179,21 @@ async fn a_flipped_byte_is_found_wherever_it_is() {
     }
     fs::write(&damaged, &sound[..sound.len() - 4096]).unwrap();
     refused(program().args(["snapshot", "verify", &path])).says(&[&path]);
-    refused(program().args(["snapshot", "verify", "/nowhere"])).says(&["/nowhere"]);
-    fs::write(&damaged, "no snapshot").unwrap();
-    refused(program().args(["snapshot", "verify", &path])).says(&[&path]);
+    refused(program().args(["snapshot", "verify", "/nowhere"])).says(&["/nowhere", "no such file"]);
+    for foreign in ["", "no snapshot"] {
+        fs::write(&damaged, foreign).unwrap();
+        refused(program().args(["snapshot", "verify", &path])).says(&[&path, "is no snapshot"]);
+    }
+    let mut into_a_file = program();
+    into_a_file.args([
+        "snapshot",
+        "restore",
+        "--new-cluster",
+        "--id=1",
+        "--peer=1=h:1",
+    ]);
+    into_a_file.arg("--data-dir").arg(&damaged).arg(&file);
+    refused(&mut into_a_file).says(&[&path, "choose another path"]);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use raft_proto::{Boot, ClusterId, Incarnation, NodeId};
 use thiserror::Error;
 
+use crate::error::remedy;
 use crate::format::bytes::{Reader, Writer};
 use crate::format::small::{self, SmallFileError};
 use crate::vfs::{Access, AlignedBuffer, BLOCK_BYTES, LockGuard, Vfs, Writers};
@@ -85,7 +86,7 @@ pub enum DirError {
     #[error("a record of {0} bytes exceeds the limit of {MAX_RECORD_BYTES} bytes")]
     RecordTooLarge(usize),
     /// The file system refused.
-    #[error("cannot {action} {path}: {source}")]
+    #[error("cannot {action} {path}: {source}{}", remedy(.source))]
     Io {
         /// What was tried.
         action: &'static str,

@@ -13,7 +13,7 @@ use crate::options::{LogIdentity, OptionsError};
 
 /// A file operation that failed.
 #[derive(Debug, Error)]
-#[error("cannot {action} {path}: {source}")]
+#[error("cannot {action} {path}: {source}{}", remedy(.source))]
 pub struct FileError {
     /// What was tried.
     pub action: &'static str,
@@ -21,6 +21,20 @@ pub struct FileError {
     pub path: PathBuf,
     /// What the file system said.
     pub source: io::Error,
+}
+
+/// How a message about a failed file operation goes on: what to do, where that is plain.
+pub(crate) fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotADirectory => {
+            "; there is a file where a directory is needed: name a directory"
+        }
+        io::ErrorKind::AlreadyExists => "; something of another kind is there: choose another path",
+        io::ErrorKind::IsADirectory => "; name a file, not a directory",
+        io::ErrorKind::PermissionDenied => "; run this as the user whose file it is",
+        io::ErrorKind::ReadOnlyFilesystem => "; the file system is mounted read-only",
+        _ => "",
+    }
 }
 
 impl FileError {

@@ -132,6 +132,8 @@ fn report_failure(shared: &Shared, peer: &Peer, error: ConnectError, backoff: &m
             backoff.give_up_hurry();
         }
         shared.handler.on_refused(peer.id, refusal);
+    } else if let ConnectError::RefusedByUs(_) = &error {
+        backoff.give_up_hurry();
     }
     shared.handler.on_connect_failed(peer.id, &error);
     let (node, id) = (shared.config.local.node.0, peer.id.0);

@@ -277,7 +277,7 @@ pub enum ConnectError {
         client: String,
     },
     /// We refused their hello.
-    #[error("refused: {}", RefusalText(.0))]
+    #[error("we refuse it, and tell it: {}", RefusalText(.0))]
     RefusedByUs(Refusal),
     /// They refused our hello.
     #[error("the other side refuses us: {}", RefusalText(.0))]

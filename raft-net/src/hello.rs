@@ -68,6 +68,12 @@ impl Greeting<'_> {
         };
         self.send(&mut send, &answer.into()).await?;
         if let Some(refusal) = refusal {
+            // Both may refuse each other, and each wants to know why it is not welcome.
+            if let Ok(Message::HelloResponse(answer)) = next_message(&mut receive).await
+                && let Some(theirs) = answer.refusal
+            {
+                self.handler.on_refused(self.peer, &theirs);
+            }
             // The answer must arrive before the connection is closed.
             let _ = send.finish();
             let _ = send.stopped().await;

@@ -50,7 +50,14 @@ async fn run(shared: Arc<Shared>, peer: Arc<Peer>, link: Arc<Link>, greeted: Gre
     link.close(end.code());
     peer.remove(&link);
     peer.report(shared.handler.as_ref());
-    tracing::info!(node, peer = id, boot, %end, "peer connection ended");
+    match end {
+        // Both sides dialled, or one came back: another connection of the pair goes on.
+        ConnectError::ClosedByUs(CloseCode::Replaced)
+        | ConnectError::ClosedByPeer(CloseCode::Replaced) => {
+            tracing::debug!(node, peer = id, boot, %end, "peer connection ended");
+        }
+        end => tracing::info!(node, peer = id, boot, %end, "peer connection ended"),
+    }
 }
 
 impl ConnectError {

@@ -95,6 +95,11 @@ pub enum Standing<'a> {
     Forming(&'a InitialVoters),
     /// Belongs to no cluster and waits to join one.
     Joining,
+    /// Belongs to a cluster, but its log is still being opened, so it does not know the members.
+    Opening {
+        /// The cluster.
+        cluster: ClusterId,
+    },
     /// Belongs to a cluster.
     Formed {
         /// The cluster.
@@ -272,6 +277,8 @@ impl Admission {
                     member.is_none_or(|member| member.incarnation != Some(seen.incarnation))
                 }
                 Standing::Forming(_) | Standing::Joining => true,
+                // The members may be any of them. Once they are known, the rest go.
+                Standing::Opening { .. } => false,
             };
             let position = self
                 .table
@@ -298,6 +305,10 @@ impl Admission {
 fn standing_refusal(hello: &Hello, standing: Standing<'_>) -> Option<Refusal> {
     match standing {
         Standing::Joining => None,
+        Standing::Opening { cluster } => {
+            let is_foreign = hello.cluster.is_some_and(|theirs| theirs != cluster);
+            is_foreign.then_some(Refusal::WrongCluster { cluster })
+        }
         // Whoever belongs to a cluster may be about to hand its first entry out.
         Standing::Forming(_) if hello.cluster.is_some() => None,
         Standing::Forming(voters) => (!voters.contains(hello.node)).then(|| {

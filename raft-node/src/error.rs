@@ -5,6 +5,8 @@ use std::sync::Arc;
 use raft_proto::{ClusterId, LogPosition, NodeId, Term};
 use thiserror::Error;
 
+use crate::refusals::RefusedBy;
+
 /// The leader, as far as this node knows, and where it is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaderHint {
@@ -67,6 +69,11 @@ pub enum ReadError {
     /// Too many reads are waiting already; retry after a pause.
     #[error("overloaded: too many reads are waiting, retry after a pause")]
     Overloaded,
+    /// The state machine is being replaced by a snapshot of a peer.
+    #[error(
+        "the node's state is being replaced by a snapshot; retry at another node, or here once that is done"
+    )]
+    Restoring,
     /// The deadline passed first.
     #[error("the read was not confirmed within its deadline")]
     TimedOut,
@@ -189,12 +196,25 @@ pub enum FatalError {
     /// The transport cannot start.
     #[error("cannot start the transport: {0}")]
     Transport(String),
+    /// The other members refuse this node, and nothing that they learn will change that.
+    #[error("{}", refused_text(.0))]
+    Refused(Vec<RefusedBy>),
     /// The recovered state makes no sense to the consensus core.
     #[error("cannot start consensus: {0}")]
     Core(String),
     /// A thread of the node cannot be started, or ended unexpectedly.
     #[error("the node's {0} thread failed")]
     Thread(&'static str),
+}
+
+/// Who refuses, and what the first of them means; the others mostly say the same.
+fn refused_text(by: &[RefusedBy]) -> String {
+    let peers: Vec<String> = by.iter().map(|one| one.peer.to_string()).collect();
+    let why = by.first().map_or("", |first| &first.explanation);
+    format!(
+        "this node can take no further part in its cluster: refused for good by {}. {why}",
+        peers.join(", ")
+    )
 }
 
 /// How a message goes on about the leader.

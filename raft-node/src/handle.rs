@@ -12,7 +12,8 @@ use crate::driver::{Input, PartName, ProposalWaiter, QueryWaiter, ReadConsistenc
 use crate::error::{FatalError, ProposeError, ReadError, SnapshotError, TransferError};
 use crate::inbox::{Inbox, Notice, Refused};
 use crate::metrics::{Metrics, Recorder};
-use crate::runtime;
+use crate::refusals::{Refusals, RefusedBy};
+use crate::runtime::{self, Shared};
 use crate::state::NodeState;
 
 /// One running member of a group. Cheap to clone; all clones mean the same node.
@@ -24,6 +25,8 @@ pub struct Raft {
     pub(crate) inbox: Arc<Inbox>,
     state: watch::Receiver<NodeState>,
     recorder: Arc<Recorder>,
+    id: NodeId,
+    refusals: Arc<Refusals>,
 }
 
 /// A command that has a place in the log, but perhaps no outcome yet.
@@ -58,11 +61,20 @@ impl Raft {
             config.max_inbox_request_bytes,
             Arc::clone(&recorder),
         ));
-        let state = runtime::spawn(config, parts, Arc::clone(&inbox), Arc::clone(&recorder))?;
+        let refusals = Arc::<Refusals>::default();
+        let id = config.core.id;
+        let shared = Shared {
+            inbox: Arc::clone(&inbox),
+            recorder: Arc::clone(&recorder),
+            refusals: Arc::clone(&refusals),
+        };
+        let state = runtime::spawn(config, parts, shared)?;
         Ok(Self {
             inbox,
             state,
             recorder,
+            id,
+            refusals,
         })
     }
 
@@ -202,6 +214,12 @@ impl Raft {
                 .push_request(Input::Status { log_bytes, waiter }, 0),
         );
         status.await.ok()
+    }
+
+    /// The peers that refuse this node at the moment, each with what that means; forming or running.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<RefusedBy> {
+        self.refusals.all(self.id)
     }
 
     /// What the node has measured so far. Costs it nothing and never waits for it.

@@ -63,7 +63,8 @@
 //!
 //! Nodes come and go while the group works: [`RaftConfig::joining`] starts one that waits to be
 //! added, [`Raft::change_membership`] adds, promotes and removes. [`restore`] makes the data
-//! directories of a new group from a snapshot file.
+//! directories of a new group from a snapshot file, [`recover`] that of a group of its own from a
+//! survivor's.
 //!
 //! The parts: [`driver`] joins core, entry buffer, pending proposals and reads without any I/O, so
 //! that a simulator can run the same code; [`formation`] and [`admission`] decide, without I/O too,
@@ -84,6 +85,8 @@ mod memory;
 mod metrics;
 #[cfg(feature = "quic")]
 mod quic;
+pub mod recover;
+mod refusals;
 pub mod restore;
 mod runtime;
 mod snapshot_keeper;
@@ -106,6 +109,7 @@ pub use metrics::{Histogram, Metrics};
 #[cfg(feature = "quic")]
 pub use quic::QuicBuilder;
 pub use raft_core::MembershipChange;
+pub use refusals::RefusedBy;
 pub use runtime::{apply_batch, stage_persist, take_cut_step};
 pub use snapshot_keeper::SnapshotKeeper;
 pub use state::NodeState;

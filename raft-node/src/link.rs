@@ -13,8 +13,9 @@ use thiserror::Error;
 use crate::admission::{Admission, Standing, Vantage, Verdict, explain};
 use crate::driver::Input;
 use crate::error::FatalError;
-use crate::formation::InitialVoters;
+use crate::formation::{FORMATION_RECORD, FormedResponder, InitialVoters};
 use crate::inbox::{Inbox, Notice};
+use crate::refusals::{News, Refusals, RefusedBy};
 
 /// The record in the data directory that holds every peer's latest boot.
 const BOOTS_RECORD: &str = "peer-boots";
@@ -28,6 +29,8 @@ pub struct NotDelivered;
 enum OwnStanding {
     Forming(InitialVoters),
     Joining,
+    /// Its directory belongs to a cluster; the log that names the members is not open yet.
+    Opening(ClusterId),
     Formed {
         cluster: ClusterId,
         membership: Membership,
@@ -39,6 +42,7 @@ impl OwnStanding {
         match self {
             Self::Forming(voters) => Standing::Forming(voters),
             Self::Joining => Standing::Joining,
+            Self::Opening(cluster) => Standing::Opening { cluster: *cluster },
             Self::Formed {
                 cluster,
                 membership,
@@ -72,6 +76,7 @@ struct Inner {
     hellos: Mutex<BTreeMap<NodeId, Hello>>,
     /// Whose boot of which life is at the other end of each connection.
     connected: Mutex<BTreeMap<NodeId, (Incarnation, Boot)>>,
+    refusals: Arc<Refusals>,
 }
 
 /// A node's end for its transport. Cheap to clone.
@@ -79,29 +84,43 @@ struct Inner {
 pub struct Link(Arc<Inner>);
 
 impl Link {
+    /// A node whose directory belongs to a cluster names it from its first hello on: a peer that
+    /// knew it as a member would otherwise take it for one that has forgotten its cluster.
     pub(crate) fn new(
         directory: Arc<DataDir>,
         inbox: Arc<Inbox>,
         versions: Versions,
+        refusals: Arc<Refusals>,
     ) -> Result<Self, FatalError> {
-        let stored = directory
-            .read_record(BOOTS_RECORD)
-            .map_err(|error| FatalError::Directory(Arc::new(error)))?;
-        let admission = Admission::new(directory.node(), stored.as_deref())
+        let read = |name| {
+            let record = directory.read_record(name);
+            record.map_err(|error| FatalError::Directory(Arc::new(error)))
+        };
+        let admission = Admission::new(directory.node(), read(BOOTS_RECORD)?.as_deref())
             .map_err(|error| FatalError::Formation(error.to_string()))?;
+        let formation = read(FORMATION_RECORD)?;
+        let cluster = formation.as_deref().map(FormedResponder::cluster_of_record);
+        let cluster = cluster
+            .transpose()
+            .map_err(|error| FatalError::Formation(error.to_string()))?;
+        let standing = match cluster.flatten() {
+            Some(cluster) => OwnStanding::Opening(cluster),
+            None => OwnStanding::Joining,
+        };
         Ok(Self(Arc::new(Inner {
             inbox,
             node: directory.node(),
             incarnation: directory.incarnation(),
             boot: directory.boot(),
             versions,
-            standing: Mutex::new(OwnStanding::Joining),
+            standing: Mutex::new(standing),
             door: Mutex::new(Door {
                 admission,
                 directory: Some(directory),
             }),
             hellos: Mutex::default(),
             connected: Mutex::default(),
+            refusals,
         })))
     }
 
@@ -127,7 +146,7 @@ impl Link {
     #[must_use]
     pub fn cluster(&self) -> Option<ClusterId> {
         match &*lock(&self.0.standing) {
-            OwnStanding::Formed { cluster, .. } => Some(*cluster),
+            OwnStanding::Opening(cluster) | OwnStanding::Formed { cluster, .. } => Some(*cluster),
             OwnStanding::Forming(_) | OwnStanding::Joining => None,
         }
     }
@@ -209,6 +228,7 @@ impl Link {
     /// not block.
     pub fn peer_up(&self, peer: NodeId, incarnation: Incarnation, boot: Boot) {
         lock(&self.0.connected).insert(peer, (incarnation, boot));
+        self.0.refusals.forget(peer);
         self.push_peer_up(peer, incarnation, boot);
     }
 
@@ -242,8 +262,11 @@ impl Link {
 
     /// A peer refuses this node. Does not block.
     pub fn refused(&self, peer: NodeId, refusal: &Refusal) {
-        let why = explain(refusal, self.node(), peer);
-        tracing::warn!(node = self.node().0, peer = peer.0, "{why}");
+        let (node, why) = (self.node(), explain(refusal, self.node(), peer));
+        match self.0.refusals.note(peer, refusal) {
+            News::First => tracing::warn!(node = node.0, peer = peer.0, "{why}"),
+            News::Repeated => tracing::debug!(node = node.0, peer = peer.0, "{why}"),
+        }
         let refusal = refusal.clone();
         self.0.inbox.push_notice(Notice::Refused { peer, refusal });
     }
@@ -261,8 +284,23 @@ impl Link {
         lock(&self.0.hellos).values().cloned().collect()
     }
 
+    /// What the node belongs to is not known otherwise, so it forms a cluster of these voters.
     pub(crate) fn set_forming(&self, voters: InitialVoters) {
-        *lock(&self.0.standing) = OwnStanding::Forming(voters);
+        let mut standing = lock(&self.0.standing);
+        if matches!(*standing, OwnStanding::Joining) {
+            *standing = OwnStanding::Forming(voters);
+        }
+    }
+
+    /// Refusals of nobody but these count from now on.
+    pub(crate) fn retain_refusals(&self, peers: &[(NodeId, String)]) {
+        self.0.refusals.retain(peers);
+    }
+
+    /// The refusals that end the part of this boot in its cluster; empty if there is hope.
+    pub(crate) fn refusals_for_good(&self, membership: &Membership) -> Vec<RefusedBy> {
+        let refusals = &self.0.refusals;
+        refusals.for_good(self.node(), self.boot(), membership)
     }
 
     pub(crate) fn set_formed(&self, cluster: ClusterId, membership: Membership) {

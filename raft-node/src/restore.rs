@@ -161,8 +161,7 @@ pub fn restore_directory(vfs: &Arc<dyn Vfs>, plan: &RestorePlan) -> Result<Resto
         group: GroupId(0),
     };
     let owner = (plan.node, identity.incarnation);
-    let begun = (RESTORE_RECORD, BEGUN);
-    let directory = DataDir::create(Arc::clone(vfs), &plan.directory, owner, begun)?;
+    let directory = DataDir::create(Arc::clone(vfs), &plan.directory, owner, begun())?;
     directory.bind_cluster(identity.cluster)?;
     let snapshot = copy_snapshot(
         vfs.as_ref(),
@@ -174,13 +173,23 @@ pub fn restore_directory(vfs: &Arc<dyn Vfs>, plan: &RestorePlan) -> Result<Resto
     )?;
     make_log(&directory, identity, plan.log, &source)?;
     directory.write_record(FORMATION_RECORD, &record)?;
-    directory.write_record(RESTORE_RECORD, FINISHED)?;
+    finish(&directory)?;
     Ok(Restored {
         cluster: identity.cluster,
         membership,
         snapshot,
         payload_bytes: source.payload_bytes,
     })
+}
+
+/// The record that a directory begins with while it is being made.
+pub(crate) fn begun() -> (&'static str, &'static [u8]) {
+    (RESTORE_RECORD, BEGUN)
+}
+
+/// The directory is whole.
+pub(crate) fn finish(directory: &DataDir) -> Result<(), DirError> {
+    directory.write_record(RESTORE_RECORD, FINISHED)
 }
 
 /// Refuses a directory whose restore was interrupted.

@@ -14,6 +14,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use raft_core::Recovered;
 use raft_log::{DataDir, Log, LogError, LogIdentity, LogOptions, LogWrite, SnapshotStore};
@@ -97,7 +98,50 @@ pub fn restore(
     snapshots: &SnapshotStore,
     last_included: LogPosition,
 ) -> Result<(), FatalError> {
-    let mut payload = snapshots.payload(last_included).map_err(snapshot_error)?;
+    restore_unless(&StopFlag::default(), machine, snapshots, last_included)
+}
+
+/// Raised once when a node is to stop; what takes long looks at it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StopFlag(Arc<AtomicBool>);
+
+impl StopFlag {
+    pub(crate) fn raise(&self) {
+        // Nothing is read on the strength of it.
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_raised(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A source that fails once the node is to stop, so that a restore of any size ends at its next
+/// read. The machine is of no use then, and the next start restores it from the beginning.
+struct Interruptible<'a, R> {
+    source: R,
+    stop: &'a StopFlag,
+}
+
+impl<R: io::Read> io::Read for Interruptible<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.is_raised() {
+            // Not `Interrupted`, which readers take for "try again".
+            return Err(io::Error::other("the node is stopping"));
+        }
+        self.source.read(buffer)
+    }
+}
+
+/// As [`restore`], but given up with [`FatalError::Restore`] when the flag is raised.
+pub(crate) fn restore_unless(
+    stop: &StopFlag,
+    machine: &mut dyn StateMachine,
+    snapshots: &SnapshotStore,
+    last_included: LogPosition,
+) -> Result<(), FatalError> {
+    let source = snapshots.payload(last_included).map_err(snapshot_error)?;
+    let mut payload = Interruptible { source, stop };
     let restored = machine.restore(&mut payload);
     // A machine may not read up to the end; the file's end is what its last checksum is about.
     let restored = restored.and_then(|()| io::copy(&mut payload, &mut io::sink()));

@@ -12,8 +12,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(super) use self::certs::{CertAddArgs, CertArgs, CertCommand, CertInitArgs};
 pub(super) use self::cluster::{
-    MemberAddArgs, MemberArgs, MemberCommand, MemberRemoveArgs, PromoteWhen, RestoreArgs,
-    SnapshotArgs, SnapshotCommand,
+    MemberAddArgs, MemberArgs, MemberCommand, MemberListArgs, MemberRemoveArgs, PromoteWhen,
+    RecoverArgs, RestoreArgs, SnapshotArgs, SnapshotCommand,
 };
 pub(super) use self::data::{
     AppendArgs, CasArgs, CompactArgs, DelArgs, GetArgs, OrderArg, PutArgs, RangeArgs, SortArg,
@@ -115,6 +115,8 @@ pub(super) enum Command {
     Member(MemberArgs),
     /// Save, check and restore snapshots.
     Snapshot(SnapshotArgs),
+    /// Make a cluster of its own of one surviving node, when the majority is lost for good.
+    Recover(RecoverArgs),
     /// Look into a data directory's log, without changing it.
     Log(LogArgs),
     /// Put the cluster under load and measure.

@@ -4,19 +4,21 @@ use raft_proto::{NodeId, Promotion};
 use serde_json::{Value, json};
 
 use super::args::{
-    Common, Format, MemberAddArgs, MemberArgs, MemberCommand, MemberRemoveArgs, PromoteWhen,
+    Common, Format, MemberAddArgs, MemberArgs, MemberCommand, MemberListArgs, MemberRemoveArgs,
+    PromoteWhen,
 };
-use super::data::{CLOSE_BOUND, client};
+use super::data::{CLOSE_BOUND, client, client_with};
 use super::error::CliError;
 use super::output::{print_bytes, print_json, print_line, table};
-use crate::client::Client;
+use crate::client::{Client, ClientError, Discovery};
 use crate::protocol::{
     MemberChange, MemberInfo, MemberList, MemberRole, NodeStatus, RemovalSafety,
 };
 
 pub(super) async fn run(common: &Common, args: &MemberArgs) -> Result<(), CliError> {
     match &args.command {
-        MemberCommand::List => list(common).await,
+        MemberCommand::List(MemberListArgs { stale: false }) => list(common).await,
+        MemberCommand::List(MemberListArgs { stale: true }) => list_stale(common).await,
         MemberCommand::Add(args) => add(common, args).await,
         MemberCommand::Promote { id } => {
             let id = node_id(*id)?;
@@ -58,6 +60,61 @@ async fn list(common: &Common) -> Result<(), CliError> {
         Format::Simple => print_bytes(list_table(&members, &progress).as_bytes()),
         Format::Json => print_json(&list_json(&members, &progress)),
     }
+}
+
+/// Prints what the endpoint that knows the newest members says, and which endpoints say otherwise.
+async fn list_stale(common: &Common) -> Result<(), CliError> {
+    // Those that were given are asked, and no others.
+    let client = client_with(common, 1, Discovery::Given)?;
+    let all = client.members_of_each().await;
+    client.close(CLOSE_BOUND).await;
+    let told = all.iter().filter_map(|(_, list)| list.as_ref().ok());
+    let newest = told.max_by_key(|list| (list.term, list.commit_index));
+    let problems = all.iter().filter_map(|(address, list)| match list {
+        Ok(_) => None,
+        Err(error) => Some(format!("{address}: {error}")),
+    });
+    let problems: Vec<String> = problems.collect();
+    let Some(newest) = newest else {
+        let problems = problems.join("; ");
+        return Err(CliError::Failed(format!(
+            "no endpoint answered: {problems}"
+        )));
+    };
+    if common.write_out == Format::Json {
+        let mut object = list_json(newest, &[]);
+        object["from"] = newest.from.0.into();
+        object["commit_index"] = newest.commit_index.into();
+        return print_json(&object);
+    }
+    print_bytes(list_table(newest, &vec![None; newest.members.len()]).as_bytes())?;
+    print_line(&stale_words(newest, &all))?;
+    problems.iter().try_for_each(|problem| print_line(problem))
+}
+
+/// Whose list it is, how old it may be, and who tells another one.
+fn stale_words(newest: &MemberList, all: &[(String, Result<MemberList, ClientError>)]) -> String {
+    let mut words = format!(
+        "as node {} knows it in term {} up to entry {}; it may be old",
+        newest.from.0, newest.term, newest.commit_index
+    );
+    for list in all.iter().filter_map(|(_, list)| list.as_ref().ok()) {
+        if list.cluster != newest.cluster {
+            let (from, cluster) = (list.from.0, &list.cluster);
+            words += &format!("\nnode {from} belongs to another cluster, {cluster}");
+        } else if list.members != newest.members {
+            let ids = list.members.iter().map(|member| member.id.0.to_string());
+            let ids: Vec<String> = ids.collect();
+            words += &format!(
+                "\nnode {} tells otherwise, in term {} up to entry {}: {}",
+                list.from.0,
+                list.term,
+                list.commit_index,
+                ids.join(", ")
+            );
+        }
+    }
+    words
 }
 
 /// The members, and the leader's view of how far each of them is.

@@ -15,6 +15,7 @@ mod member;
 mod output;
 mod pace;
 mod pairs;
+mod recover;
 mod serve;
 mod snapshot;
 mod status;
@@ -66,6 +67,7 @@ fn run(parsed: Parsed) -> Result<(), CliError> {
         Command::Transfer(args) => block_on(status::transfer(&common, &args)),
         Command::Member(args) => block_on(member::run(&common, &args)),
         Command::Snapshot(args) => snapshot::run(&common, &args),
+        Command::Recover(args) => recover::run(&common, &args),
         Command::Bench(args) => block_on(bench::run(&common, &args)),
     }
 }

@@ -60,12 +60,15 @@ pub(super) fn status_json(endpoint: &str, status: &Result<NodeStatus, ClientErro
             "cluster": status.cluster,
             "role": status.role,
             "waiting_for": status.waiting_for,
+            "notes": status.notes,
             "term": status.term,
             "leader": status.leader.map(|leader| leader.0),
             "commit_index": status.commit_index,
             "applied_index": status.applied_index,
             "last_index": status.last_index,
             "snapshot_index": status.snapshot_index,
+            "saving": status.saving.map(|saving| json!({ "index": saving.index, "bytes": saving.bytes })),
+            "restoring": status.is_restoring,
             "log_bytes": status.log_bytes,
             "revision": status.revision.0,
             // As text: JSON readers that use floating point would round a 64-bit number.
@@ -104,6 +107,9 @@ pub(super) fn status_table(all: &[(String, Result<NodeStatus, ClientError>)]) ->
                 if !status.waiting_for.is_empty() {
                     let waiting_for = status.waiting_for.join(", ");
                     notes += &format!("{endpoint}: waits for {waiting_for}\n");
+                }
+                for note in &status.notes {
+                    notes += &format!("{endpoint}: {note}\n");
                 }
             }
             Err(error) => {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use raft_node::SnapshotPolicy;
+use raft_node::{NodeState, Raft, SnapshotPolicy};
 use raft_proto::NodeId;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -88,6 +88,7 @@ async fn serve(config: ServerConfig, until_stdin_closes: bool) -> Result<(), Cli
     let server = Server::start(&config)?;
     let node = config.id.0;
     tracing::info!(node, listen = %config.listen, "started");
+    let warned = tokio::spawn(doubt_address(config, server.raft().clone()));
     if let Some(address) = server.metrics_address() {
         tracing::info!(node, %address, "serving metrics, health and readiness");
     }
@@ -97,9 +98,31 @@ async fn serve(config: ServerConfig, until_stdin_closes: bool) -> Result<(), Cli
         _ = interrupt.recv() => tracing::info!(node, "interrupted"),
         _ = parent_gone => tracing::info!(node, "the parent process is gone"),
     }
+    warned.abort();
     server.shutdown().await?;
     tracing::info!(node, "stopped");
     Ok(())
+}
+
+/// Warns if the cluster reaches this node elsewhere than where it listens: as early as it is known.
+async fn doubt_address(config: ServerConfig, raft: Raft) {
+    let given = config.peers.iter().find(|peer| peer.id == config.id);
+    let address = match given {
+        Some(peer) => Some(peer.address.clone()),
+        None => own_address(&config, &raft).await,
+    };
+    if let Some(doubt) = address.and_then(|address| config.doubt_about(&address)) {
+        tracing::warn!(node = config.id.0, "{doubt}");
+    }
+}
+
+/// The address by which the members know this node, once it belongs to a cluster.
+async fn own_address(config: &ServerConfig, raft: &Raft) -> Option<String> {
+    let is_running = |state: &NodeState| matches!(state, NodeState::Running { .. });
+    raft.wait_for(is_running).await;
+    let status = raft.status().await?;
+    let member = status.membership.members.get(&config.id)?;
+    Some(member.address.clone())
 }
 
 fn watch_signal(kind: SignalKind) -> Result<tokio::signal::unix::Signal, CliError> {

@@ -41,6 +41,33 @@ impl Client {
         members_of(self.ask_until_answered(&leader.0, &request).await?)
     }
 
+    /// Who belongs to the cluster, as each endpoint knows it by itself: also without a leader, and
+    /// perhaps old. Each is asked for at most [`STATUS_BOUND`].
+    pub async fn members_of_each(&self) -> Vec<(String, Result<MemberList, ClientError>)> {
+        let bound = STATUS_BOUND.min(self.inner.policy.deadline);
+        let mut asking = JoinSet::new();
+        for (place, address) in self.inner.pool.addresses().into_iter().enumerate() {
+            let client = self.clone();
+            asking.spawn(async move {
+                let request = Request::empty(RequestKind::Members);
+                let attempt = client.ask(&address, &request, bounds_of_one(bound)).await;
+                let members = match attempt {
+                    Attempt::Answered(answer) => members_of(answer),
+                    Attempt::Redirected { .. } => Err(ClientError::Mismatched),
+                    Attempt::NotDone(problem) | Attempt::Unsure(problem) => {
+                        Err(CallError::Refused(problem).into())
+                    }
+                };
+                (place, address, members)
+            });
+        }
+        let mut all = asking.join_all().await;
+        all.sort_by_key(|(place, ..)| *place);
+        all.into_iter()
+            .map(|(_, address, members)| (address, members))
+            .collect()
+    }
+
     /// Changes who belongs to the cluster; returns the members once the change is committed.
     ///
     /// # Errors

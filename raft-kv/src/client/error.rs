@@ -1,5 +1,7 @@
 //! Why a call of the client has no result.
 
+use std::time::Duration;
+
 use raft_net::{ConnectError, NetError};
 use thiserror::Error;
 
@@ -30,6 +32,17 @@ pub enum ClientError {
     /// The server answers in a way this client does not understand.
     #[error("cannot understand the server: {0}")]
     Malformed(#[from] DecodeError),
+    /// A node that was asked for a snapshot does not get on with it.
+    #[error(
+        "{address} has made no progress with the snapshot for {} s; look at its disk and its log, or ask another node",
+        .patience.as_secs()
+    )]
+    SnapshotStalled {
+        /// The node.
+        address: String,
+        /// How long it was waited for.
+        patience: Duration,
+    },
     /// The server's answer does not belong to the request.
     #[error("the server's answer does not belong to the request")]
     Mismatched,
@@ -49,6 +62,7 @@ impl ClientError {
             | Self::Limit(_)
             | Self::Rejected(_)
             | Self::Malformed(_)
+            | Self::SnapshotStalled { .. }
             | Self::Mismatched => false,
         }
     }

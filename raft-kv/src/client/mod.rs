@@ -54,7 +54,7 @@ use self::request::Request;
 pub use self::request::Write;
 use self::route::Advice;
 pub use self::session::Session;
-pub use self::snapshot::TAKE_SNAPSHOT_BOUND;
+pub use self::snapshot::SNAPSHOT_PATIENCE;
 use crate::command::Query;
 use crate::limits::{MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, SESSION_TTL_MS_DEFAULT};
 use crate::operation::{KeyRange, RangeQuery};
@@ -336,6 +336,7 @@ const fn leaves(refusal: &ServerRefusal) -> bool {
         | ServerRefusal::Stopped
         | ServerRefusal::ReadNotConfirmed
         | ServerRefusal::DiskUnavailable
+        | ServerRefusal::Restoring
         | ServerRefusal::Superseded => true,
         ServerRefusal::Overloaded
         | ServerRefusal::TooLarge { .. }
@@ -347,7 +348,7 @@ const fn leaves(refusal: &ServerRefusal) -> bool {
         | ServerRefusal::Malformed
         | ServerRefusal::NotTransferred { .. }
         | ServerRefusal::TooManyOperations { .. }
-        | ServerRefusal::DuplicateKey
+        | ServerRefusal::DuplicateKey { .. }
         | ServerRefusal::LeaderNotReady
         | ServerRefusal::MembersNotChanged { .. }
         | ServerRefusal::NoSnapshot { .. }

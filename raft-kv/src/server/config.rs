@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -213,6 +213,27 @@ impl ServerConfig {
         }
     }
 
+    /// What is odd about an address that the cluster has for this node, if it does not listen
+    /// there. It may be right: a name, or an address that something forwards from.
+    #[must_use]
+    pub fn doubt_about(&self, address: &str) -> Option<String> {
+        let (host, port) = address.rsplit_once(':')?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let other_host = host
+            .parse::<IpAddr>()
+            .is_ok_and(|ip| !self.listen.ip().is_unspecified() && ip != self.listen.ip());
+        let other_port = port.parse() != Ok(self.listen.port());
+        (other_host || other_port).then(|| {
+            format!(
+                "this node listens on {}, but the cluster reaches it at {address}: unless something \
+                 forwards from there, peers and clients cannot connect to it, and only the \
+                 connections that it opens itself work; correct --listen, or remove the member and \
+                 add it with the right address",
+                self.listen
+            )
+        })
+    }
+
     fn check_peers(&self, start: StartMode) -> Result<(), ConfigError> {
         if self.peers.is_empty() && start == StartMode::Form {
             return Err(ConfigError::NoPeers);
@@ -288,6 +309,21 @@ mod tests {
             joining.start = StartMode::Join;
             assert!(joining.to_raft().is_ok());
         }
+    }
+
+    #[test]
+    fn an_address_that_leads_elsewhere_is_doubted() {
+        let mut config = config(&["1=a:1"]);
+        for right in ["127.0.0.1:7001", "somewhere.example:7001"] {
+            assert_eq!(config.doubt_about(right), None);
+        }
+        for wrong in ["127.0.0.1:7002", "10.0.0.1:7001", "name:7002", "[::1]:7001"] {
+            let doubt = config.doubt_about(wrong).expect(wrong);
+            assert!(doubt.contains(wrong) && doubt.contains("127.0.0.1:7001"));
+        }
+        config.listen = SocketAddr::from(([0, 0, 0, 0], 7001));
+        assert_eq!(config.doubt_about("10.0.0.1:7001"), None);
+        assert!(config.doubt_about("10.0.0.1:7002").is_some());
     }
 
     #[test]

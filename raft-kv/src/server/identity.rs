@@ -43,6 +43,24 @@ impl TlsDir {
         self.files(&format!("n{}", id.0))
     }
 
+    /// Says which file of a node's is missing, and how it is made.
+    ///
+    /// # Errors
+    /// [`MissingFile`].
+    pub fn check_node(&self, id: NodeId) -> Result<(), MissingFile> {
+        let files = self.node_files(id);
+        for missing in [files.certificate, files.key, files.authorities] {
+            if !missing.exists() {
+                return Err(MissingFile {
+                    id: id.0,
+                    missing,
+                    directory: self.path.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// The files of a client.
     #[must_use]
     pub fn client_files(&self, name: &str) -> TlsFiles {
@@ -83,6 +101,19 @@ impl TlsDir {
             authorities: self.authority(),
         }
     }
+}
+
+/// A file that a node needs is not there.
+#[derive(Debug, Error)]
+#[error(
+    "there is no {missing}, which node {id} needs; where ca-key.pem is, `raft-kv cert add --dir DIR \
+     --node {id}=HOST` makes the node's files: bring them and ca.pem to {directory}, or correct \
+     --id or --tls-dir"
+)]
+pub struct MissingFile {
+    id: u64,
+    missing: PathBuf,
+    directory: PathBuf,
 }
 
 /// Why a certificate does not tell which cluster its node belongs to.

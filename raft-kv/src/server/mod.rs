@@ -16,8 +16,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use raft_log::{DataDir, DirError};
+use raft_log::DataDir;
+use raft_log::vfs::{RealVfs, Vfs};
 use raft_net::{ClientHandler, NetError, NetLimits, NetTiming, TlsIdentity};
+use raft_node::recover::{self, RecoverError};
 use raft_node::{FatalError, NodeState, Parts, QuicBuilder, Raft, StartError};
 use thiserror::Error;
 
@@ -25,7 +27,7 @@ pub use self::config::{
     ConfigError, PeerAddress, PeerAddressError, ServerConfig, StartMode, Timers, check_address,
 };
 use self::http::HttpServer;
-pub use self::identity::{ClusterNameError, TlsDir};
+pub use self::identity::{ClusterNameError, MissingFile, TlsDir};
 use self::observer::Observer;
 use self::service::Service;
 use crate::limits::MAX_REQUEST_BYTES;
@@ -37,6 +39,9 @@ pub enum ServerError {
     /// The arguments cannot work.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A certificate or key is not there.
+    #[error(transparent)]
+    MissingFile(#[from] MissingFile),
     /// The certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] NetError),
@@ -61,7 +66,7 @@ pub enum ServerError {
     },
     /// The data directory cannot be used.
     #[error(transparent)]
-    Directory(#[from] DirError),
+    Directory(#[from] RecoverError),
     /// The node does not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -103,7 +108,9 @@ impl Server {
     /// [`ServerError`].
     pub fn start(config: &ServerConfig) -> Result<Self, ServerError> {
         let raft_config = config.to_raft()?;
-        let files = TlsDir::new(&config.tls_dir).node_files(config.id);
+        let tls_dir = TlsDir::new(&config.tls_dir);
+        tls_dir.check_node(config.id)?;
+        let files = tls_dir.node_files(config.id);
         let tls = TlsIdentity::from_files(&files)?;
         let cluster_name = identity::cluster_name(&files.certificate, config.id)?;
         let socket = UdpSocket::bind(config.listen).map_err(|source| ServerError::Listen {
@@ -197,6 +204,6 @@ fn listen_for_scrapers(address: SocketAddr) -> Result<TcpListener, ServerError> 
 }
 
 fn open_directory(path: &Path, config: &ServerConfig) -> Result<DataDir, ServerError> {
-    let vfs = Arc::new(raft_log::vfs::RealVfs);
-    Ok(DataDir::open(vfs, path, config.id)?)
+    let vfs: Arc<dyn Vfs> = Arc::new(RealVfs);
+    Ok(recover::open_directory(&vfs, path, config.id)?)
 }

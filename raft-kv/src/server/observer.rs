@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::metrics::Scrape;
+use super::status::refusals;
 use crate::command::Query;
 use crate::reply::{Reply, StoreStatus};
 
@@ -121,11 +122,14 @@ impl Observer {
             NodeState::Running { .. } => {}
         }
         let read = self.store(ReadConsistency::Linearizable);
-        match timeout(READY_TIMEOUT, read).await {
-            Ok(Ok(_)) => None,
-            Ok(Err(why)) => Some(why),
-            Err(_) => Some(behind(&self.raft.metrics())),
-        }
+        let why = match timeout(READY_TIMEOUT, read).await {
+            Ok(Ok(_)) => return None,
+            Ok(Err(why)) => why,
+            Err(_) => behind(&self.raft.metrics()),
+        };
+        // Whoever is refused knows no leader, or cannot reach it: this is the cause.
+        let refusals = refusals(&self.raft);
+        Some([refusals, vec![why]].concat().join("; "))
     }
 
     async fn store(&self, consistency: ReadConsistency) -> Result<StoreStatus, String> {

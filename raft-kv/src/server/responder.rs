@@ -104,6 +104,7 @@ impl Responder {
             ReadError::NotConfirmed { leader: None } => self.no_leader(),
             ReadError::NotConfirmed { leader } => self.redirect(leader),
             ReadError::Overloaded => self.refuse(&ServerRefusal::Overloaded),
+            ReadError::Restoring => self.refuse(&ServerRefusal::Restoring),
             ReadError::TimedOut => self.refuse(&ServerRefusal::ReadNotConfirmed),
             ReadError::ShutDown => self.stopped(),
         }

@@ -1,13 +1,19 @@
 //! Gathers a node's status from Raft and from the store.
 
+use std::time::Duration;
+
 use raft_core::{Replication, Role};
 use raft_node::{NodeState, Raft, ReadConsistency, Status};
 use raft_proto::NodeId;
+use tokio::time::timeout;
 
 use crate::command::Query;
-use crate::operation::Revision;
-use crate::protocol::{MemberInfo, MemberList, NodeStatus, PeerStatus};
+use crate::protocol::{MemberInfo, MemberList, NodeStatus, PeerStatus, SavingStatus};
 use crate::reply::{Reply, StoreStatus};
+
+/// How long the status waits for the store, which may be busy with a long scan; without it, it
+/// tells the rest. Half of what clients wait for a status.
+const STORE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How the node is, whatever state it is in.
 pub(super) async fn node_status(id: NodeId, raft: &Raft) -> NodeStatus {
@@ -21,24 +27,61 @@ pub(super) async fn node_status(id: NodeId, raft: &Raft) -> NodeStatus {
         cluster,
         role: idle_role.to_owned(),
         waiting_for,
-        term: 0,
-        leader: None,
-        commit_index: 0,
-        applied_index: 0,
-        last_index: 0,
-        snapshot_index: 0,
-        log_bytes: 0,
-        revision: Revision::ZERO,
-        hash: 0,
-        keys: 0,
-        data_bytes: 0,
-        sessions: 0,
-        peers: Vec::new(),
+        ..NodeStatus::default()
     };
     let Some(status) = raft.status().await else {
         return idle;
     };
-    running(idle, &status, store_status(raft).await)
+    let store = timeout(STORE_PATIENCE, store_status(raft)).await;
+    NodeStatus {
+        notes: notes(raft, &status),
+        ..running(idle, &status, store.ok().flatten())
+    }
+}
+
+/// What is not as it should be, or takes long, in sentences.
+fn notes(raft: &Raft, status: &Status) -> Vec<String> {
+    let mut notes = Vec::new();
+    if status.is_removed {
+        notes.push(
+            "it is no member of its cluster any more; stop it, and delete its data directory"
+                .to_owned(),
+        );
+    }
+    if status.is_uncounted {
+        notes.push("it has lost parts of its log, and counts nowhere until it has them".to_owned());
+    }
+    if raft.metrics().is_disk_stalled {
+        notes.push("its disk makes no progress".to_owned());
+    }
+    let snapshots = &status.snapshots;
+    if let Some(fetch) = &snapshots.fetching {
+        notes.push(format!(
+            "it fetches a snapshot up to entry {} from {}: {} of {} bytes",
+            fetch.last_included.index.0, fetch.from, fetch.stored_bytes, fetch.total_bytes
+        ));
+    }
+    if snapshots.is_restoring {
+        notes.push("its store is being replaced by a snapshot".to_owned());
+    }
+    notes.extend(refusals(raft));
+    notes
+}
+
+/// Who refuses the node, and what it says; peers that say the same are named together.
+pub(super) fn refusals(raft: &Raft) -> Vec<String> {
+    let mut told: Vec<(raft_proto::Refusal, String, Vec<String>)> = Vec::new();
+    for by in raft.refusals() {
+        match told.iter_mut().find(|(refusal, ..)| *refusal == by.refusal) {
+            Some((.., others)) => others.push(by.peer.to_string()),
+            None => told.push((by.refusal, by.explanation, Vec::new())),
+        }
+    }
+    let one = |(_, explanation, others): (_, String, Vec<String>)| match &others[..] {
+        [] => explanation,
+        others => format!("{explanation} ({} likewise)", others.join(", ")),
+    };
+    told.into_iter().map(one).collect()
 }
 
 /// The members as this node knows them; `None` while it belongs to no cluster or has stopped.
@@ -77,6 +120,11 @@ fn running(idle: NodeStatus, status: &Status, store: Option<StoreStatus>) -> Nod
         applied_index: status.applied_index.0,
         last_index: status.last_index.0,
         snapshot_index: status.snapshot_index.0,
+        saving: status.snapshots.saving.map(|saving| SavingStatus {
+            index: saving.last_included.index.0,
+            bytes: saving.bytes,
+        }),
+        is_restoring: status.snapshots.is_restoring,
         log_bytes: status.log_bytes,
         peers: peers(status),
         ..idle

@@ -364,6 +364,7 @@ fn attempt_of(node: NodeId, answer: Result<Bytes, SimError>) -> Attempt<Reply> {
         Err(SimError::Read(error)) => match error {
             ReadError::NotConfirmed { leader } => redirected(from, leader),
             ReadError::Overloaded => refused(ServerRefusal::Overloaded),
+            ReadError::Restoring => refused(ServerRefusal::Restoring),
             ReadError::TimedOut => refused(ServerRefusal::ReadNotConfirmed),
             ReadError::ShutDown => refused(ServerRefusal::Stopped),
         },

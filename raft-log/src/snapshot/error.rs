@@ -138,9 +138,7 @@ impl SnapshotError {
 
 /// Damage of a snapshot file.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error(
-    "snapshot {path} is damaged at offset {offset}: {part} is not what was written; use another copy of it, or replace the node"
-)]
+#[error("{}", damage_text(self))]
 pub struct SnapshotDamage {
     /// The file.
     pub path: PathBuf,
@@ -148,6 +146,20 @@ pub struct SnapshotDamage {
     pub offset: u64,
     /// The damaged part.
     pub part: SnapshotPart,
+}
+
+/// A file that begins in another way may never have been a snapshot.
+fn damage_text(damage: &SnapshotDamage) -> String {
+    let SnapshotDamage { path, offset, part } = damage;
+    let path = path.display();
+    match part {
+        SnapshotPart::Header => format!(
+            "{path} is no snapshot, or its first bytes are damaged; check the name, use another copy of it, or replace the node"
+        ),
+        SnapshotPart::Chunk(_) | SnapshotPart::Trailer => format!(
+            "snapshot {path} is damaged at offset {offset}: {part} is not what was written; use another copy of it, or replace the node"
+        ),
+    }
 }
 
 /// Whose snapshot it is, to be shown.

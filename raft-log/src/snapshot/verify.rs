@@ -79,7 +79,11 @@ pub fn open_snapshot_payload(vfs: &dyn Vfs, path: &Path) -> Result<SnapshotPaylo
 
 fn open(vfs: &dyn Vfs, path: &Path) -> Result<Arc<SnapshotFile>, SnapshotError> {
     let found = SnapshotFile::open(vfs, path)?;
-    let missing = || SnapshotError::file("open", path, io::ErrorKind::NotFound.into());
+    let missing = || {
+        let reason = "there is no such file; check the path";
+        let source = io::Error::new(io::ErrorKind::NotFound, reason);
+        SnapshotError::file("open", path, source)
+    };
     found.map(Arc::new).ok_or_else(missing)
 }
 

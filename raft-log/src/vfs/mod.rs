@@ -53,7 +53,9 @@ pub trait Vfs: Send + Sync + fmt::Debug {
     /// `NotFound`, or the operating system's.
     fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn VfsFile>>;
 
-    /// Gives a file another name in the same directory, atomically replacing what has that name.
+    /// Gives a file another name, atomically replacing what has that name: mostly in the same
+    /// directory, else in another one of the same file system. It is durable once the new name's
+    /// directory is synced.
     ///
     /// # Errors
     /// `NotFound`, or the operating system's.

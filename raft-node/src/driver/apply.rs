@@ -75,6 +75,28 @@ impl ApplyQueue {
         assert!(position.index >= self.next, "what is applied stays applied");
         self.flow = Flow::AwaitsRestore(position);
         self.supplied.clear();
+        self.refuse_queries();
+    }
+
+    /// Whether the state is about to be replaced, or being replaced. That may take minutes, so no
+    /// query is kept waiting for it without a deadline of its own.
+    pub(super) fn awaits_restore(&self) -> bool {
+        match self.flow {
+            Flow::Open => false,
+            Flow::AwaitsRestore(_) => true,
+        }
+    }
+
+    /// Queries that came since the last batch was taken: an entry only ever gets into a batch that is
+    /// taken at once.
+    fn refuse_queries(&mut self) {
+        self.batch_bytes = 0;
+        for item in self.batch.drain(..) {
+            match item {
+                ApplyItem::Entry(..) => unreachable!("no entry waits while the queue is closed"),
+                ApplyItem::Query(_, waiter) => waiter(Err(ReadError::Restoring)),
+            }
+        }
     }
 
     /// The state machine becomes that of a snapshot. Nothing is handed over until it has.
@@ -85,6 +107,7 @@ impl ApplyQueue {
         self.reading = false;
         self.next = position.index.next();
         self.committed = self.committed.max(position.index);
+        self.refuse_queries();
     }
 
     /// It has.

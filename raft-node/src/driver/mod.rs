@@ -282,6 +282,9 @@ impl Driver {
         self.measure.recorder.reads.add(1);
         match level {
             ReadConsistency::Local => {
+                if self.apply.awaits_restore() {
+                    return waiter(Err(ReadError::Restoring));
+                }
                 if self.apply.is_full(self.limits.max_apply_bytes) {
                     return waiter(Err(ReadError::Overloaded));
                 }

@@ -44,6 +44,20 @@ impl FormedResponder {
         }
     }
 
+    /// The cluster that a stored formation record binds its directory to, whether its log exists or
+    /// not: from then on every hello of the node names it.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the record is not usable.
+    pub fn cluster_of_record(stored: &[u8]) -> Result<Option<ClusterId>, RecordError> {
+        match Record::decode(stored)? {
+            Record::Formed(first_entry, LogState::Created | LogState::Pending) => {
+                Ok(Some(first_entry.cluster()))
+            }
+            Record::Unformed(_) | Record::Abandoned(_) => Ok(None),
+        }
+    }
+
     /// The record of a node whose cluster begins with this membership and whose log exists, for a
     /// directory that is made from a snapshot.
     ///

@@ -10,7 +10,7 @@ use crate::driver::{ApplyBatch, ApplyItem, CutStep, Input};
 use crate::error::FatalError;
 use crate::inbox::{Inbox, Notice};
 use crate::machine::{Applied, StateMachine, Step};
-use crate::startup;
+use crate::startup::{self, StopFlag};
 
 /// What the applier does, in order.
 pub(super) enum ApplierJob {
@@ -173,7 +173,7 @@ fn takes_long(machine: &dyn StateMachine, batch: &ApplyBatch) -> bool {
 /// The applier thread: runs until the sender of jobs is gone.
 pub(super) fn run(
     mut machine: Box<dyn StateMachine>,
-    snapshots: &SnapshotStore,
+    restorer: &Restorer,
     jobs: &Receiver<ApplierJob>,
     inbox: &Inbox,
 ) {
@@ -182,7 +182,7 @@ pub(super) fn run(
         let notice = match job {
             ApplierJob::Apply(batch) => Some(Notice::Input(apply_batch(machine, batch))),
             ApplierJob::Cut(step) => take_cut_step(machine, step).map(Notice::Input),
-            ApplierJob::Restore(position) => Some(restore(machine, snapshots, position)),
+            ApplierJob::Restore(position) => Some(restorer.restore(machine, position)),
         };
         if let Some(notice) = notice {
             inbox.push_notice(notice);
@@ -192,11 +192,11 @@ pub(super) fn run(
 
 /// The thread for what takes long: works on machines and gives them back, until the sender of jobs
 /// is gone.
-pub(super) fn run_away(snapshots: &SnapshotStore, jobs: &Receiver<AwayJob>, inbox: &Inbox) {
+pub(super) fn run_away(restorer: &Restorer, jobs: &Receiver<AwayJob>, inbox: &Inbox) {
     while let Ok(AwayJob { mut machine, work }) = jobs.recv() {
         let notice = match work {
             LongWork::Apply(batch) => Notice::Input(apply_batch(machine.as_mut(), batch)),
-            LongWork::Restore(position) => restore(machine.as_mut(), snapshots, position),
+            LongWork::Restore(position) => restorer.restore(machine.as_mut(), position),
         };
         // Its result first: the next batch may be done, and say so, as soon as the machine is back.
         inbox.push_notice(notice);
@@ -204,14 +204,18 @@ pub(super) fn run_away(snapshots: &SnapshotStore, jobs: &Receiver<AwayJob>, inbo
     }
 }
 
-/// Replaces the state, and says what the main thread is to hear.
-fn restore(
-    machine: &mut dyn StateMachine,
-    snapshots: &SnapshotStore,
-    position: LogPosition,
-) -> Notice {
-    match startup::restore(machine, snapshots, position) {
-        Ok(()) => Notice::Input(Input::Restored(position)),
-        Err(error) => Notice::Failed(error),
+/// Where the state machine is restored from.
+pub(super) struct Restorer {
+    pub(super) snapshots: SnapshotStore,
+    pub(super) stop: StopFlag,
+}
+
+impl Restorer {
+    /// Replaces the state, and says what the main thread is to hear.
+    fn restore(&self, machine: &mut dyn StateMachine, position: LogPosition) -> Notice {
+        match startup::restore_unless(&self.stop, machine, &self.snapshots, position) {
+            Ok(()) => Notice::Input(Input::Restored(position)),
+            Err(error) => Notice::Failed(error),
+        }
     }
 }

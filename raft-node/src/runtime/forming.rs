@@ -20,6 +20,7 @@ use crate::formation::{
 };
 use crate::inbox::Notice;
 use crate::link::Link;
+use crate::recover;
 use crate::restore;
 use crate::state::NodeState;
 use crate::transport::Transport;
@@ -39,6 +40,7 @@ impl Life {
         link: &Link,
         transport: &dyn Transport,
     ) -> Result<Option<FormedResponder>, FatalError> {
+        recover::check_settled(&self.directory).map_err(formation_error)?;
         let finished = restore::check_finished(&self.directory);
         finished.map_err(|error| FatalError::UnfinishedRestore(Arc::new(error)))?;
         let stored = self.directory.read_record(FORMATION_RECORD);

@@ -34,7 +34,8 @@ use crate::inbox::{Inbox, Notice};
 use crate::link::Link;
 use crate::machine::StateMachine;
 use crate::metrics::Recorder;
-use crate::startup::{self, Opened};
+use crate::refusals::Refusals;
+use crate::startup::{self, Opened, StopFlag};
 use crate::state::NodeState;
 use crate::transport::Transport;
 
@@ -42,9 +43,13 @@ use crate::transport::Transport;
 pub(crate) fn spawn(
     config: RaftConfig,
     parts: Parts,
-    inbox: Arc<Inbox>,
-    recorder: Arc<Recorder>,
+    shared: Shared,
 ) -> Result<watch::Receiver<NodeState>, StartError> {
+    let Shared {
+        inbox,
+        recorder,
+        refusals,
+    } = shared;
     let (state, watched) = watch::channel(NodeState::Forming {
         waiting_for: vec!["its own data directory".to_owned()],
     });
@@ -66,12 +71,13 @@ pub(crate) fn spawn(
             inbox: Arc::clone(&inbox),
             recorder,
             state: state.clone(),
+            stop: StopFlag::default(),
         };
         let transport = parts.transport;
         let outcome = runtime.block_on(async {
             let versions = Versions::up_to(life.config.limits.newest_version);
             let (directory, inbox) = (Arc::clone(&life.directory), Arc::clone(&life.inbox));
-            let link = Link::new(directory, inbox, versions)?;
+            let link = Link::new(directory, inbox, versions, refusals)?;
             let transport = transport
                 .start(link.clone())
                 .map_err(FatalError::Transport)?;
@@ -89,6 +95,13 @@ pub(crate) fn spawn(
         state.send_replace(NodeState::Stopped(outcome.err()));
     })?;
     Ok(watched)
+}
+
+/// What a node shares with its handle.
+pub(crate) struct Shared {
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) refusals: Arc<Refusals>,
 }
 
 /// Leaves nobody waiting if the main thread panics.
@@ -115,6 +128,8 @@ struct Life {
     inbox: Arc<Inbox>,
     recorder: Arc<Recorder>,
     state: watch::Sender<NodeState>,
+    /// Raised once the node is to stop: what takes long ends early.
+    stop: StopFlag,
 }
 
 impl Life {
@@ -129,7 +144,9 @@ impl Life {
             return Ok(());
         };
         let cluster = responder.cluster();
-        let (opened, machine) = self.open(cluster, machine).await?;
+        let Some((opened, machine)) = self.open(cluster, machine).await? else {
+            return Ok(());
+        };
         let config = raft_core::Config {
             incarnation: Some(link.incarnation()),
             ..self.config.core.clone()
@@ -152,6 +169,7 @@ impl Life {
             snapshots: opened.snapshots,
             machine,
             apply_on: self.config.apply_on,
+            stop: self.stop.clone(),
             recorder: Arc::clone(&self.recorder),
         };
         let outcome = match Workers::start(parts, &mut threads) {
@@ -175,7 +193,9 @@ impl Life {
             }
             Err(error) => Err(error),
         };
-        // Their channels are gone, so they end once they have done what they were given.
+        // Their channels are gone, so they end once they have done what they were given; a restore
+        // is given up, because the next start begins it anew.
+        self.stop.raise();
         match threads.join() {
             Ok(()) => outcome,
             Err(job) => outcome.and(Err(FatalError::Thread(job))),
@@ -193,13 +213,15 @@ impl Life {
         limits
     }
 
-    /// Opens log and snapshots, and restores the state machine from the newest one.
+    /// Opens log and snapshots, and restores the state machine from the newest one. `None` if the
+    /// node was asked to stop before the machine was restored.
     async fn open(
         &self,
         cluster: ClusterId,
         mut machine: Box<dyn StateMachine>,
-    ) -> Result<(Opened, Box<dyn StateMachine>), FatalError> {
+    ) -> Result<Option<(Opened, Box<dyn StateMachine>)>, FatalError> {
         let directory = Arc::clone(&self.directory);
+        let stop = self.stop.clone();
         let (node, options) = (self.config.core.id, self.config.log);
         let open = move || {
             let began = Instant::now();
@@ -215,17 +237,21 @@ impl Life {
             if let Some(newest) = &opened.newest {
                 let (store, position) = (&opened.snapshots, newest.last_included);
                 let began = Instant::now();
-                startup::restore(machine.as_mut(), store, position)?;
+                startup::restore_unless(&stop, machine.as_mut(), store, position)?;
                 let (index, took_ms) = (position.index.0, began.elapsed().as_millis());
                 tracing::info!(node = node.0, index, took_ms, "state machine restored");
             }
             Ok((opened, machine))
         };
-        let (opened, machine) = self.refuse_while(blocking(open)).await???;
+        let (opened, machine) = match self.refuse_while(blocking(open)).await?? {
+            Ok(done) => done,
+            Err(FatalError::Restore { .. }) if self.stop.is_raised() => return Ok(None),
+            Err(error) => return Err(error),
+        };
         if let Some(torn) = &opened.found.dropped_torn {
             tracing::warn!(node = node.0, ?torn, "a torn last batch was dropped");
         }
-        Ok((opened, machine))
+        Ok(Some((opened, machine)))
     }
 
     /// Waits for something long. Requests that come meanwhile are refused rather than kept
@@ -247,7 +273,10 @@ impl Life {
                     // Nothing is restored yet.
                     Notice::Machine(_) => {}
                     Notice::Refused { .. } => {}
-                    Notice::Stop => is_stopping = true,
+                    Notice::Stop => {
+                        is_stopping = true;
+                        self.stop.raise();
+                    }
                 }
             }
             yield_now().await;

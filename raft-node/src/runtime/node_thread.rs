@@ -113,8 +113,7 @@ impl NodeThread {
                         self.applier.take_back(machine, &self.inbox)?;
                     }
                     Notice::Failed(error) => return Err(error),
-                    // The transport tries again; what it means was logged.
-                    Notice::Refused { .. } => {}
+                    Notice::Refused { .. } => self.heed_refusals()?,
                     Notice::Stop => mode = self.hand_over(now, mode),
                 }
             }
@@ -206,7 +205,20 @@ impl NodeThread {
             let given = self.join_peers.iter();
             all.extend(given.filter(|(id, _)| !membership.contains(*id)).cloned());
         }
-        self.transport.set_peers(&others(node, &all));
+        let others = others(node, &all);
+        self.greeter.link.retain_refusals(&others);
+        self.transport.set_peers(&others);
+    }
+
+    /// The transport tries again, and what a refusal means was logged. But a node that can take no
+    /// part any more stops, so that whoever watches it learns of it.
+    fn heed_refusals(&self) -> Result<(), FatalError> {
+        let membership = self.driver.core().membership();
+        let for_good = self.greeter.link.refusals_for_good(membership);
+        if for_good.is_empty() {
+            return Ok(());
+        }
+        Err(FatalError::Refused(for_good))
     }
 
     fn carry_out(&mut self, now: Time, output: Output) -> Result<(), FatalError> {

@@ -7,7 +7,7 @@ use crossbeam_channel::{Sender, unbounded};
 use raft_log::{Log, SnapshotStore};
 use raft_proto::NodeId;
 
-use super::applier::{self, Applier};
+use super::applier::{self, Applier, Restorer};
 use super::log_writer::{LogWriter, WriteJob};
 use super::{reader, snapshotter};
 use crate::config::ApplyOn;
@@ -17,6 +17,7 @@ use crate::inbox::{Inbox, Notice};
 use crate::machine::StateMachine;
 use crate::metrics::Recorder;
 use crate::snapshot_keeper::SnapshotKeeper;
+use crate::startup::StopFlag;
 
 /// What the threads work with.
 pub(super) struct WorkerParts {
@@ -24,6 +25,7 @@ pub(super) struct WorkerParts {
     pub(super) snapshots: SnapshotStore,
     pub(super) machine: Box<dyn StateMachine>,
     pub(super) apply_on: ApplyOn,
+    pub(super) stop: StopFlag,
     pub(super) recorder: Arc<Recorder>,
 }
 
@@ -57,20 +59,24 @@ impl Workers {
         let notices = inbox();
         let snapshot = move || snapshotter::run(keeper, &jobs, &notices);
 
-        let (snapshots, machine, notices) = (parts.snapshots, parts.machine, inbox());
+        let (machine, notices) = (parts.machine, inbox());
+        let restorer = Restorer {
+            snapshots: parts.snapshots,
+            stop: parts.stop,
+        };
         threads.start("reader", Box::new(read))?;
         threads.start("writer", Box::new(move || log_writer.run()))?;
         threads.start("snapshotter", Box::new(snapshot))?;
         let applier = match parts.apply_on {
             ApplyOn::NodeThread => {
                 let (away, jobs) = unbounded();
-                let long_work = move || applier::run_away(&snapshots, &jobs, &notices);
+                let long_work = move || applier::run_away(&restorer, &jobs, &notices);
                 threads.start("long work", Box::new(long_work))?;
                 Applier::inline(machine, away)
             }
             ApplyOn::OwnThread => {
                 let (batches, jobs) = unbounded();
-                let apply = move || applier::run(machine, &snapshots, &jobs, &notices);
+                let apply = move || applier::run(machine, &restorer, &jobs, &notices);
                 threads.start("applier", Box::new(apply))?;
                 Applier::Thread(batches)
             }

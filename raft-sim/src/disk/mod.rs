@@ -79,6 +79,7 @@ fn is_damaged_start(error: &FatalError) -> bool {
         | FatalError::Directory(_)
         | FatalError::Formation(_)
         | FatalError::Transport(_)
+        | FatalError::Refused(_)
         | FatalError::Core(_)
         | FatalError::Thread(_) => false,
     }

@@ -15,7 +15,7 @@ pub(in crate::cli) struct MemberArgs {
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum MemberCommand {
     /// Print who belongs to the cluster.
-    List,
+    List(MemberListArgs),
     /// Let a node join: it receives the log, and votes once it is promoted.
     Add(MemberAddArgs),
     /// Make a learner that has caught up a voter.
@@ -25,6 +25,13 @@ pub(in crate::cli) enum MemberCommand {
     },
     /// Let a member leave.
     Remove(MemberRemoveArgs),
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct MemberListArgs {
+    /// What the endpoints know by themselves, without a leader; may be old.
+    #[arg(long, env = "RAFT_KV_STALE")]
+    pub(in crate::cli) stale: bool,
 }
 
 #[derive(Debug, Args)]
@@ -54,6 +61,24 @@ pub(in crate::cli) struct MemberRemoveArgs {
     /// Also if the voters that are left and can be reached are no majority.
     #[arg(long, env = "RAFT_KV_FORCE")]
     pub(in crate::cli) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct RecoverArgs {
+    /// The data directory of the survivor; no server may run on it.
+    #[arg(long, env = "RAFT_KV_DATA_DIR", value_name = "DIR")]
+    pub(in crate::cli) data_dir: PathBuf,
+    /// Says that another cluster is to be made of it. Without this flag, what the directory has is
+    /// told and nothing is changed.
+    #[arg(long, env = "RAFT_KV_NEW_CLUSTER")]
+    pub(in crate::cli) new_cluster: bool,
+    /// Confirms that what the lost nodes had beyond this one is given up. At a terminal it is asked
+    /// for instead.
+    #[arg(long, env = "RAFT_KV_YES_I_LOSE_UNREPLICATED_WRITES")]
+    pub(in crate::cli) yes_i_lose_unreplicated_writes: bool,
+    /// Where peers and clients will reach the node; where they did so far, if it is left out.
+    #[arg(long, env = "RAFT_KV_ADDRESS", value_name = "HOST:PORT")]
+    pub(in crate::cli) address: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -104,7 +104,9 @@ pub(in crate::cli) struct DelArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct CompactArgs {
-    /// The oldest revision that can be read from then on.
+    /// The oldest revision that can be read from then on, from 1 on; `raft-kv status` shows the
+    /// latest.
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub(in crate::cli) revision: u64,
 }
 

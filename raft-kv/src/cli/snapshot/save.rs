@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{IsTerminal, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use raft_log::snapshot::{SnapshotSummary, read_snapshot_header, verify_snapshot};
 use raft_log::vfs::RealVfs;
 
@@ -61,7 +61,7 @@ async fn save(
     let endpoint = furthest(client, common).await?;
     let part = part_of(file);
     for _ in 0..MAX_SNAPSHOTS {
-        let offer = client.take_snapshot(&endpoint).await?;
+        let offer = take(client, &endpoint).await?;
         match fetch(client, &endpoint, &offer, &part).await {
             Ok(()) => {}
             Err(CliError::Client(error)) if error.is_snapshot_gone() => continue,
@@ -74,6 +74,27 @@ async fn save(
         "{endpoint} removed {MAX_SNAPSHOTS} snapshots before they could be fetched; the connection \
          is too slow for it, try another node"
     )))
+}
+
+/// Has the snapshot made, and shows how far it is.
+async fn take(client: &Client, endpoint: &str) -> Result<SnapshotOffer, CliError> {
+    let bar = match std::io::stderr().is_terminal() {
+        true => ProgressBar::new_spinner(),
+        false => ProgressBar::hidden(),
+    };
+    let offer = client.take_snapshot(endpoint, |status| {
+        bar.set_message(match status.saving {
+            Some(saving) => format!(
+                "{endpoint} has taken {} of its state",
+                HumanBytes(saving.bytes)
+            ),
+            None => format!("{endpoint} will begin soon"),
+        });
+        bar.tick();
+    });
+    let offer = offer.await;
+    bar.finish_and_clear();
+    Ok(offer?)
 }
 
 /// Where the file grows.
