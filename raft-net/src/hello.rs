@@ -68,12 +68,7 @@ impl Greeting<'_> {
         };
         self.send(&mut send, &answer.into()).await?;
         if let Some(refusal) = refusal {
-            // Both may refuse each other, and each wants to know why it is not welcome.
-            if let Ok(Message::HelloResponse(answer)) = next_message(&mut receive).await
-                && let Some(theirs) = answer.refusal
-            {
-                self.handler.on_refused(self.peer, &theirs);
-            }
+            self.hear_refusal(&mut receive).await;
             // The answer must arrive before the connection is closed.
             let _ = send.finish();
             let _ = send.stopped().await;
@@ -90,6 +85,18 @@ impl Greeting<'_> {
                 send,
                 receive,
             }),
+        }
+    }
+
+    /// Both sides may refuse each other, and each wants to know why it is not welcome. Whoever has
+    /// nothing to say is not waited for.
+    async fn hear_refusal(&self, receive: &mut FrameReader) {
+        let bound = self.deadline / 4;
+        if let Ok(Ok(Message::HelloResponse(answer))) =
+            tokio::time::timeout(bound, next_message(receive)).await
+            && let Some(theirs) = answer.refusal
+        {
+            self.handler.on_refused(self.peer, &theirs);
         }
     }
 
