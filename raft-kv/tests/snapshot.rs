@@ -193,7 +193,7 @@ async fn a_flipped_byte_is_found_wherever_it_is() {
         "--peer=1=h:1",
     ]);
     into_a_file.arg("--data-dir").arg(&damaged).arg(&file);
-    refused(&mut into_a_file).says(&[&path, "choose another path"]);
+    refused(&mut into_a_file).says(&[&path, "name a directory"]);
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ pub(crate) fn remedy(source: &io::Error) -> &'static str {
         io::ErrorKind::NotADirectory => {
             "; there is a file where a directory is needed: name a directory"
         }
-        io::ErrorKind::AlreadyExists => "; something of another kind is there: choose another path",
+        io::ErrorKind::AlreadyExists => "; something else is there: choose another path",
         io::ErrorKind::IsADirectory => "; name a file, not a directory",
         io::ErrorKind::PermissionDenied => "; run this as the user whose file it is",
         io::ErrorKind::ReadOnlyFilesystem => "; the file system is mounted read-only",
