@@ -320,6 +320,7 @@ impl Hand {
             ClientError::Call(_)
             | ClientError::Rejected(_)
             | ClientError::Setup(_)
+            | ClientError::SnapshotStalled { .. }
             | ClientError::NoEndpoint => match error.is_unknown() && !is_read {
                 true => Fate::Unknown(said),
                 false => Fate::Refused(said),

@@ -248,10 +248,7 @@ async fn an_older_program_leaves_newer_data_alone() {
     let mut cluster = Cluster::start(1).await;
     let client = cluster.client();
     client.put("k", "v").await.unwrap();
-    client
-        .take_snapshot(&cluster.address(1), |_| {})
-        .await
-        .unwrap();
+    client.take_snapshot(&cluster.address(1)).await.unwrap();
     cluster.kill(1);
     let home = cluster.data_dir(1);
     let segments = files(home.join("log-0"));

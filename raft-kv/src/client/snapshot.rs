@@ -23,11 +23,19 @@ const REQUEST_BOUND: Duration = Duration::from_secs(24 * 3600);
 
 impl Client {
     /// Has the node at this endpoint make a snapshot of what it has applied, and waits for it: for
-    /// as long as it makes progress, of which `watch` is told twice a second.
+    /// as long as it makes progress.
     ///
     /// # Errors
     /// [`ClientError`], [`ClientError::SnapshotStalled`] among others; asking again does no harm.
-    pub async fn take_snapshot(
+    pub async fn take_snapshot(&self, address: &str) -> Result<SnapshotOffer, ClientError> {
+        self.take_snapshot_watched(address, |_| {}).await
+    }
+
+    /// As [`Client::take_snapshot`]; twice a second `watch` is told how the node is.
+    ///
+    /// # Errors
+    /// As [`Client::take_snapshot`].
+    pub async fn take_snapshot_watched(
         &self,
         address: &str,
         mut watch: impl FnMut(&NodeStatus),

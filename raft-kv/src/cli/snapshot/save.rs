@@ -82,7 +82,7 @@ async fn take(client: &Client, endpoint: &str) -> Result<SnapshotOffer, CliError
         true => ProgressBar::new_spinner(),
         false => ProgressBar::hidden(),
     };
-    let offer = client.take_snapshot(endpoint, |status| {
+    let offer = client.take_snapshot_watched(endpoint, |status| {
         bar.set_message(match status.saving {
             Some(saving) => format!(
                 "{endpoint} has taken {} of its state",
