@@ -10,15 +10,15 @@ use rustix::io::Errno;
 use crate::vfs::{BLOCK_BYTES, Content, VfsFile};
 
 /// How much is read at once, in bytes.
-const CHUNK_BYTES: usize = 1 << 20;
+const AT_ONCE_BYTES: usize = 1 << 20;
 /// What stands in for a block that cannot be read. Not zeros: those mean that nothing was written.
 const UNREADABLE: u8 = 0xee;
 
 /// The content of a file of `size` bytes; blocks that the disk cannot read are filled with a pattern.
 pub(crate) fn content(file: &dyn VfsFile, size: u64) -> io::Result<Content> {
     let mut bytes = vec![0; usize::try_from(size).map_err(io::Error::other)?];
-    for (number, chunk) in bytes.chunks_mut(CHUNK_BYTES).enumerate() {
-        read_chunk(file, (number * CHUNK_BYTES) as u64, chunk)?;
+    for (number, chunk) in bytes.chunks_mut(AT_ONCE_BYTES).enumerate() {
+        read_chunk(file, (number * AT_ONCE_BYTES) as u64, chunk)?;
     }
     Ok(Content::copied(bytes))
 }

@@ -1,9 +1,10 @@
 //! Segment files: their names, their making from prepared ones, their seals.
 
-use raft_proto::mutants::{Mutant, is_planted};
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use raft_proto::MAX_COUNT;
+use raft_proto::mutants::{Mutant, is_planted};
 
 use crate::error::FileError;
 use crate::format::checksum::Checksum;
@@ -14,6 +15,10 @@ use crate::vfs::{AlignedBuffer, BLOCK_BYTES, Vfs, VfsFile};
 
 /// Suffix of segment files.
 const SEGMENT_SUFFIX: &str = ".wal";
+
+/// The highest sequence that a log goes on from: no log gets there, and what follows must have
+/// numbers left.
+pub(crate) const LAST_SEQUENCE: u64 = MAX_COUNT - (1 << 40);
 
 /// An open segment file.
 #[derive(Debug)]
@@ -34,7 +39,8 @@ pub(crate) fn path_of(directory: &Path, sequence: u64) -> PathBuf {
 pub(crate) fn sequence_of(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(SEGMENT_SUFFIX)?;
     let sequence = u64::from_str_radix(digits, 16).ok()?;
-    (format!("{sequence:016x}") == digits && sequence > 0).then_some(sequence)
+    let is_ours = format!("{sequence:016x}") == digits && (1..=MAX_COUNT).contains(&sequence);
+    is_ours.then_some(sequence)
 }
 
 impl SegmentFile {
@@ -122,6 +128,7 @@ mod tests {
             "1f.wal",
             "000000000000001F.wal",
             "0000000000000000.wal",
+            "ffffffffffffffff.wal",
             "x.tmp",
         ] {
             assert_eq!(sequence_of(other), None, "{other}");

@@ -46,7 +46,10 @@ impl LogState {
     pub(crate) fn accepts(&self, change: &Change<'_>) -> bool {
         let keeps =
             change.keep == change.mark || self.position_at(change.keep.index) == Some(change.keep);
+        let marks =
+            change.keep == change.mark || self.position_at(change.mark.index) == Some(change.mark);
         keeps
+            && marks
             && change.mark.index >= self.mark.index
             && change.mark.index <= change.keep.index
             && change.keep.index <= change.last.index

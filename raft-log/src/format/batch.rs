@@ -348,12 +348,13 @@ impl Fixed {
         let previous = &self.previous;
         let follows = previous.start == 0
             || previous.start.checked_add(previous.length) == Some(self.start)
-                && previous.keep.index <= previous.last.index
+                && in_order(previous.keep, previous.last)
                 && fits(
                     previous.last.index.since(previous.keep.index),
                     previous.length,
                 );
-        self.mark.index <= self.keep.index
+        in_order(self.mark, self.keep)
+            && in_order(self.keep, self.last)
             && self.keep.index.0.checked_add(appended) == Some(self.last.index.0)
             && (self.entry_count == 0 || self.refill_count == 0)
             && fits(appended + u64::from(self.refill_count), self.length)
@@ -415,6 +416,11 @@ impl Fixed {
             last: self.last,
         }
     }
+}
+
+/// Whether one log can have both: the same index means the same entry.
+pub(crate) fn in_order(earlier: LogPosition, later: LogPosition) -> bool {
+    earlier == later || earlier.index < later.index && earlier.term <= later.term
 }
 
 pub(crate) fn encode_position(position: LogPosition, out: &mut Writer) {

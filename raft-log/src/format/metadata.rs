@@ -1,7 +1,7 @@
 //! Term runs and memberships of a range of entries, as batches and preambles carry them.
 
 use bytes::Bytes;
-use raft_proto::{Entry, EntryKind, LogIndex, LogPosition, Term, TermRun};
+use raft_proto::{Entry, EntryKind, LogIndex, LogPosition, Membership, Term, TermRun};
 
 use super::bytes::{Reader, Writer};
 
@@ -71,6 +71,9 @@ impl Metadata {
             return keep.index == last.index && *self == Self::default();
         }
         let inside = |index: LogIndex| keep.index < index && index <= last.index;
+        let is_sound = |(index, payload): &(LogIndex, Bytes)| {
+            inside(*index) && Membership::from_bytes(payload).is_ok()
+        };
         let rises = |pair: &[TermRun]| pair[0].first < pair[1].first && pair[0].term < pair[1].term;
         self.runs
             .first()
@@ -78,7 +81,7 @@ impl Metadata {
             && self.runs.last().is_some_and(|run| run.term == last.term)
             && self.runs.iter().all(|run| inside(run.first))
             && self.runs.windows(2).all(rises)
-            && self.memberships.iter().all(|(index, _)| inside(*index))
+            && self.memberships.iter().all(is_sound)
             && self
                 .memberships
                 .windows(2)

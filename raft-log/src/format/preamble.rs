@@ -2,7 +2,9 @@
 
 use raft_proto::{ClusterId, GroupId, HardState, Incarnation, LogPosition, NodeId};
 
-use super::batch::{decode_hard_state, decode_position, encode_hard_state, encode_position};
+use super::batch::{
+    decode_hard_state, decode_position, encode_hard_state, encode_position, in_order,
+};
 use super::bytes::{Reader, Writer};
 use super::metadata::Metadata;
 use super::version::{self, START_BYTES, VersionError};
@@ -154,7 +156,7 @@ impl Preamble {
         let plausible = input.is_empty()
             && body.is_empty()
             && reserved == 0
-            && mark.index <= base.index
+            && in_order(mark, base)
             && metadata.covers(mark, base)
             && (MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&segment_bytes)
             && segment_bytes.is_multiple_of(BLOCK_BYTES as u64);

@@ -1,6 +1,6 @@
 //! The last block of a segment: it names the segment that continues it.
 
-use raft_proto::{HardState, LogPosition};
+use raft_proto::{HardState, LogPosition, MAX_COUNT};
 
 use super::batch::{decode_hard_state, decode_position, encode_hard_state, encode_position};
 use super::bytes::{Reader, Writer};
@@ -81,8 +81,12 @@ fn decode_seal(checksum: &Checksum, offset: u64, block: &[u8]) -> Option<Seal> {
     if magic != MAGIC || checksum.of(offset, &MAGIC.to_le_bytes(), body) != sum {
         return None;
     }
+    let successor = input.u64()?;
+    if successor > MAX_COUNT {
+        return None;
+    }
     Some(Seal {
-        successor: input.u64()?,
+        successor,
         end: input.u64()?,
         last: decode_position(&mut input)?,
         hard_state: decode_hard_state(&mut input)?,

@@ -15,7 +15,7 @@ use crate::error::{FileError, OpenError};
 use crate::log::{Health, LiveSegment, Log};
 use crate::options::{LogIdentity, LogOptions, OnDamage};
 use crate::prepare::{SegmentPreparer, ZeroedFiles};
-use crate::segment::path_of;
+use crate::segment::{LAST_SEQUENCE, path_of};
 use crate::staged::Staged;
 use crate::state::newer_hard_state;
 use crate::vfs::{AlignedBuffer, Vfs};
@@ -101,6 +101,11 @@ pub(crate) fn open(
         .map_err(|source| FileError::new("create directory", &directory, source))?;
     let mut chain = chain::load(vfs.as_ref(), &directory, identity, options.on_damage)?;
     let created = dir.has_marker(&marker_name(identity))?;
+    if chain.highest > LAST_SEQUENCE {
+        // No log has written so many: the file, or what names it, is not ours.
+        let reason = DamageKind::UnknownEnd(UnknownEnd::Inconsistent);
+        return Err(known_before(&chain, &directory, LogIndex::FIRST, None, reason).into());
+    }
     if chain.sequences.is_empty() && created {
         chain.unknown = Some(UnknownEnd::NoSegment);
         chain.damage.push(no_segment(&directory));

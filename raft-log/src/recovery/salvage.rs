@@ -1,7 +1,7 @@
 //! What of a damaged batch still passes: each record has its own checksum, so that one rotten
 //! sector loses only the entries it lies in.
 
-use raft_proto::{Entry, EntryKind, LogIndex, LogPosition, Term};
+use raft_proto::{Entry, EntryKind, LogIndex, LogPosition, MAX_COUNT, Term};
 
 use crate::format::checksum::Checksum;
 use crate::format::metadata::Metadata;
@@ -57,6 +57,28 @@ pub(super) struct Expected {
     pub(super) after: LogIndex,
     /// ... and neither index nor term is beyond this.
     pub(super) up_to: LogPosition,
+    pub(super) order: Order,
+}
+
+/// In which order records stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// By index: they are one batch's.
+    Rising,
+    /// In any: nobody knows which batches they were.
+    Any,
+}
+
+impl Expected {
+    /// Nothing is known about them.
+    pub(super) const ANYTHING: Self = Self {
+        after: LogIndex::ZERO,
+        up_to: LogPosition {
+            index: LogIndex(MAX_COUNT),
+            term: Term(MAX_COUNT),
+        },
+        order: Order::Any,
+    };
 }
 
 /// The readable records between two offsets of a segment.
@@ -104,7 +126,10 @@ pub(super) fn salvage(
         );
         found.metadata.push(&entry);
         found.count += 1;
-        after = entry.position();
+        match expected.order {
+            Order::Rising => after = entry.position(),
+            Order::Any => {}
+        }
         at += record_bytes(payload_bytes);
     }
     found

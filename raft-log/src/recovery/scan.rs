@@ -1,17 +1,19 @@
 //! Reads the batches of one segment's bytes until they end or nobody knows how they go on, and
 //! gathers the evidence for what is not whole.
 
-use raft_proto::{HardState, LogIndex, LogPosition};
+use bytes::Bytes;
+use raft_proto::{EntryKind, GroupId, HardState, LogIndex, LogPosition};
 
 use super::judge::{
     Beyond, Content, Evidence, Header, LastBlock, NamedByNext, Verdict, Vouched, ZeroSectors, judge,
 };
-use super::salvage::{Expected, push_record, salvage};
+use super::salvage::{Expected, Order, push_record, salvage};
 use super::scanned::{
     AtUnknown, BatchDamage, Before, Copies, Extent, Finish, ScannedBatch, SegmentScan, Wholeness,
+    named_fixed, unknown_damage,
 };
 use crate::damage::{DamageKind, SuspectIdentity, UnknownEnd};
-use crate::format::batch::{End, FIXED_BYTES, Fixed, Identity, fixed_at};
+use crate::format::batch::{End, FIXED_BYTES, Fixed, Identity, PreviousFixed, fixed_at};
 use crate::format::checksum::Checksum;
 use crate::format::metadata::Metadata;
 use crate::format::preamble::Preamble;
@@ -89,8 +91,13 @@ impl<'a> Scanner<'a> {
                         .push(unknown_damage(reason, scan.end, before.last));
                     scan.hard_state = newer_hard_state(scan.hard_state, later.hard_state);
                     match (self.at_unknown, later.next) {
-                        (AtUnknown::Skip, Some(next)) => scan.end = next.fixed.start,
-                        (AtUnknown::Skip | AtUnknown::Stop, _) => {
+                        (AtUnknown::Skip, next) => {
+                            let end = next.map_or(self.bytes.len() as u64, |next| next.fixed.start);
+                            scan.batches
+                                .push(self.unknown_records(scan.end, end, &before));
+                            scan.end = end;
+                        }
+                        (AtUnknown::Stop, _) => {
                             scan.finish = Finish::Unknown(reason);
                             return scan;
                         }
@@ -159,6 +166,7 @@ impl<'a> Scanner<'a> {
     fn with_records(&self, identity: Identity, copies: Copies) -> Option<ScannedBatch> {
         let fixed = &identity.fixed;
         let mut runs = Vec::new();
+        let mut members = Vec::new();
         let mut at = fixed.records_start();
         let mut before = match fixed.refill_count {
             0 => fixed.keep.index,
@@ -167,7 +175,10 @@ impl<'a> Scanner<'a> {
         // The records of a batch are as many as fit, whatever its count claims.
         for _ in 0..fixed.entry_count + fixed.refill_count {
             let record = self.slice(at, fixed.records_limit())?;
-            let (header, _, payload) = record::check(record, self.checksum, at)?;
+            let (header, kind, payload) = record::check(record, self.checksum, at)?;
+            if kind == EntryKind::Membership {
+                members.push((header.index, Bytes::copy_from_slice(payload)));
+            }
             let follows = match fixed.refill_count {
                 0 => header.index == before.next(),
                 _ => header.index > before && header.index <= fixed.keep.index,
@@ -183,6 +194,14 @@ impl<'a> Scanner<'a> {
             push_record(&mut runs, position, offset, header.payload_bytes);
             before = header.index;
             at += record_bytes(payload.len()) as u64;
+        }
+        // Records and identity are of one mind about terms and memberships.
+        let terms = runs.iter().map(|run| (run.first, run.term));
+        let named = identity.metadata.runs.iter();
+        let agrees = terms.eq(named.map(|run| (run.first, run.term)))
+            && members == identity.metadata.memberships;
+        if fixed.refill_count == 0 && !agrees {
+            return None;
         }
         Some(ScannedBatch {
             identity,
@@ -319,10 +338,12 @@ impl<'a> Scanner<'a> {
             0 if known.own.is_some() => Expected {
                 after: fixed.keep.index,
                 up_to: fixed.last,
+                order: Order::Rising,
             },
             _ => Expected {
                 after: LogIndex::ZERO,
                 up_to: fixed.last,
+                order: Order::Rising,
             },
         };
         let (from, to) = match known.own {
@@ -375,6 +396,39 @@ impl<'a> Scanner<'a> {
         Some((batch, damage))
     }
 
+    /// The readable records of a stretch of which nobody knows which batches stood there.
+    fn unknown_records(&self, start: u64, end: u64, before: &Before) -> ScannedBatch {
+        let bytes = self.slice(start, end).unwrap_or_default();
+        let found = salvage(bytes, start, self.checksum, Expected::ANYTHING);
+        let fixed = Fixed {
+            start,
+            length: end.saturating_sub(start),
+            zero_sectors: 0,
+            variable_bytes: 0,
+            variable_checksum: 0,
+            entry_count: 0,
+            refill_count: 0,
+            log_end: before.log_end,
+            group: GroupId(0),
+            hard_state: before.hard_state,
+            mark: before.last,
+            keep: before.last,
+            last: before.last,
+            vouched: start,
+            previous: PreviousFixed::default(),
+        };
+        ScannedBatch {
+            identity: Identity {
+                fixed,
+                metadata: Metadata::default(),
+                previous: None,
+            },
+            runs: found.runs,
+            copies: Copies::Both,
+            wholeness: Wholeness::Partial,
+        }
+    }
+
     fn slice(&self, start: u64, end: u64) -> Option<&'a [u8]> {
         let start = usize::try_from(start).ok()?;
         let end = usize::try_from(end).ok()?;
@@ -415,41 +469,5 @@ impl Known {
             NamedByNext::Yes => self.later.next.as_ref(),
             NamedByNext::No => None,
         }
-    }
-}
-
-/// What a batch said that is lost at both its ends, as far as the next one knows it. Hard state, mark
-/// and end are those around it: the next batch, which is readable, states its own.
-fn named_fixed(next: &Identity, before: &Before) -> Option<Fixed> {
-    let previous = next.previous.as_ref()?.fixed;
-    let mark = match next.fixed.mark {
-        mark if mark.index <= previous.keep.index => mark,
-        _ => previous.keep,
-    };
-    Some(Fixed {
-        start: previous.start,
-        length: previous.length,
-        zero_sectors: 0,
-        variable_bytes: 0,
-        variable_checksum: 0,
-        entry_count: u32::try_from(previous.last.index.since(previous.keep.index)).ok()?,
-        refill_count: 0,
-        log_end: before.log_end,
-        group: next.fixed.group,
-        hard_state: before.hard_state,
-        mark,
-        keep: previous.keep,
-        last: previous.last,
-        vouched: previous.start,
-        previous: Default::default(),
-    })
-}
-
-fn unknown_damage(reason: UnknownEnd, offset: u64, last: LogPosition) -> BatchDamage {
-    BatchDamage {
-        offset,
-        first: last.index.next(),
-        last: None,
-        kind: DamageKind::UnknownEnd(reason),
     }
 }

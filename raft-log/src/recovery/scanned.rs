@@ -4,7 +4,7 @@ use raft_proto::{HardState, LogIndex, LogPosition};
 
 use super::salvage::RecordRun;
 use crate::damage::{DamageKind, LogEnd, UnknownEnd};
-use crate::format::batch::{Fixed, Identity};
+use crate::format::batch::{Fixed, Identity, PreviousFixed};
 use crate::format::preamble::Preamble;
 
 /// A batch whose identity is known.
@@ -108,5 +108,41 @@ impl Before {
             hard_state: batch.hard_state,
             log_end: batch.log_end,
         }
+    }
+}
+
+/// What a batch said that is lost at both its ends, as far as the next one knows it. Hard state, mark
+/// and end are those around it: the next batch, which is readable, states its own.
+pub(super) fn named_fixed(next: &Identity, before: &Before) -> Option<Fixed> {
+    let previous = next.previous.as_ref()?.fixed;
+    let mark = match next.fixed.mark {
+        mark if mark.index <= previous.keep.index => mark,
+        _ => previous.keep,
+    };
+    Some(Fixed {
+        start: previous.start,
+        length: previous.length,
+        zero_sectors: 0,
+        variable_bytes: 0,
+        variable_checksum: 0,
+        entry_count: u32::try_from(previous.last.index.since(previous.keep.index)).ok()?,
+        refill_count: 0,
+        log_end: before.log_end,
+        group: next.fixed.group,
+        hard_state: before.hard_state,
+        mark,
+        keep: previous.keep,
+        last: previous.last,
+        vouched: previous.start,
+        previous: PreviousFixed::default(),
+    })
+}
+
+pub(super) fn unknown_damage(reason: UnknownEnd, offset: u64, last: LogPosition) -> BatchDamage {
+    BatchDamage {
+        offset,
+        first: last.index.next(),
+        last: None,
+        kind: DamageKind::UnknownEnd(reason),
     }
 }
