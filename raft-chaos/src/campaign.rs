@@ -301,10 +301,10 @@ impl Campaign<'_> {
     /// Waits until writes have gone through that were called after the faults of the round.
     async fn progressed(&mut self, round: &Round, line_up: &[u64]) -> Result<(), Problem> {
         self.load.count_progress();
-        let deadline = Instant::now() + PATIENCE;
+        let began = Instant::now();
         while self.load.progress() < PROGRESS {
             self.cluster.check()?;
-            if Instant::now() > deadline {
+            if began.elapsed() > PATIENCE {
                 let faults = round.faults.iter().map(|fault| fault.describe(line_up));
                 let faults: Vec<_> = faults.collect();
                 let client = Waiting::new(&mut self.cluster).client()?;
@@ -318,6 +318,10 @@ impl Campaign<'_> {
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+        let took = began.elapsed();
+        let said = format!("writes went on after {} ms", took.as_millis());
+        self.load.timeline.event(said);
+        self.report.interruptions.push(took);
         Ok(())
     }
 

@@ -19,6 +19,8 @@ pub struct Report {
     pub undecided: Vec<String>,
     /// From each healing until writes went through and everybody followed one leader.
     pub recoveries: Vec<Duration>,
+    /// From each round's faults until writes had gone through, where they must.
+    pub interruptions: Vec<Duration>,
     pub(crate) seed: u64,
     pub(crate) nodes: u64,
     pub(crate) network: Network,
@@ -63,6 +65,7 @@ impl Report {
             problems: Vec::new(),
             undecided: Vec::new(),
             recoveries: Vec::new(),
+            interruptions: Vec::new(),
             seed: options.seed,
             nodes: options.nodes,
             network: options.network,
@@ -97,10 +100,6 @@ impl Report {
         self.seconds.iter().map(Second::failed).sum()
     }
 
-    fn longest_recovery_ms(&self) -> u128 {
-        self.recoveries.iter().max().map_or(0, Duration::as_millis)
-    }
-
     /// Some lines for people.
     #[must_use]
     pub fn summary(&self) -> String {
@@ -110,7 +109,8 @@ impl Report {
         };
         let mut text = format!(
             "{} nodes, seed {}, {:?}, {:.0} s: {}\n\
-             rounds of faults   {}, slowest recovery {} ms\n\
+             rounds of faults   {}, healed after at most {} ms\n\
+             majority left      in {} of them, writes went on after at most {} ms\n\
              calls              {} answered, {} of unknown outcome, {} failed\n\
              latency            p50 {}, p99 {}\n\
              judged             {} keys, {} of them undecided; {} appends counted at the end\n",
@@ -120,7 +120,9 @@ impl Report {
             self.took.as_secs_f64(),
             self.outcome().name(),
             self.recoveries.len(),
-            self.longest_recovery_ms(),
+            longest_ms(&self.recoveries),
+            self.interruptions.len(),
+            longest_ms(&self.interruptions),
             self.answered(),
             self.unknown(),
             self.failed(),
@@ -144,7 +146,7 @@ impl Report {
     #[must_use]
     pub fn to_json(&self) -> Value {
         let problems: Vec<_> = self.problems.iter().map(ToString::to_string).collect();
-        let recoveries: Vec<_> = self.recoveries.iter().map(Duration::as_millis).collect();
+        let all_ms = |all: &[Duration]| all.iter().map(Duration::as_millis).collect::<Vec<_>>();
         let timeline: Vec<_> = self.seconds.iter().map(Second::to_json).collect();
         json!({
             "outcome": self.outcome().name(),
@@ -152,7 +154,8 @@ impl Report {
             "seed": self.seed,
             "namespaces": self.network == Network::Namespaces,
             "seconds": self.took.as_secs_f64(),
-            "recoveries_ms": recoveries,
+            "recoveries_ms": all_ms(&self.recoveries),
+            "interruptions_ms": all_ms(&self.interruptions),
             "answered": self.answered(),
             "unknown": self.unknown(),
             "failed": self.failed(),
@@ -165,4 +168,8 @@ impl Report {
             "timeline": timeline,
         })
     }
+}
+
+fn longest_ms(all: &[Duration]) -> u128 {
+    all.iter().max().map_or(0, Duration::as_millis)
 }

@@ -21,9 +21,20 @@ pub(crate) fn root() -> PathBuf {
 }
 
 /// The cargo that runs us, in the root of the workspace.
+///
+/// It does not inherit what our own cargo has set for this package: build scripts that watch these
+/// variables would run again, and all that depends on them would be built again, whenever the same
+/// thing is built with and without us.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
+    for (name, _) in env::vars_os() {
+        let of_package = ["CARGO_MANIFEST_", "CARGO_PKG_"];
+        let text = name.to_string_lossy();
+        if of_package.iter().any(|prefix| text.starts_with(prefix)) {
+            command.env_remove(&name);
+        }
+    }
     command.args(arguments).current_dir(root());
     command
 }

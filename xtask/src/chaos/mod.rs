@@ -47,15 +47,8 @@ pub(crate) struct Options {
 /// Something does not build, something is wrong, or not everything could be judged; what is wrong
 /// has been printed, and where the logs are.
 pub(crate) fn run(options: &Options) -> Result<(), String> {
-    let profile = match options.release {
-        true => Profile::Release,
-        false => Profile::Debug,
-    };
-    let server = match &options.binary {
-        Some(binary) => binary.clone(),
-        None => binaries::build("raft-kv", profile)?,
-    };
-    let mut command = Command::new(binaries::build("raft-chaos", Profile::Debug)?);
+    let (campaign, server) = programs(options)?;
+    let mut command = Command::new(campaign);
     command.arg("--binary").arg(server);
     command.arg(format!("--minutes={}", options.minutes));
     command.arg(format!("--nodes={}", options.nodes));
@@ -75,4 +68,27 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
         }
     }
     steps::call(&mut command)
+}
+
+/// The program that runs campaigns, and the server.
+fn programs(options: &Options) -> Result<(PathBuf, PathBuf), String> {
+    const CAMPAIGN: &str = "raft-chaos";
+    const SERVER: &str = "raft-kv";
+    if let Some(server) = &options.binary {
+        let campaign = binaries::build(CAMPAIGN, Profile::Debug)?;
+        return Ok((campaign, server.clone()));
+    }
+    if options.release {
+        let server = binaries::build(SERVER, Profile::Release)?;
+        return Ok((binaries::build(CAMPAIGN, Profile::Debug)?, server));
+    }
+    // Together, so that what both depend on is built once.
+    let packages = ["--package", CAMPAIGN, "--package", SERVER];
+    let bins = ["--bin", CAMPAIGN, "--bin", SERVER];
+    let arguments = [packages, bins].concat();
+    let built = binaries::build_all(&arguments, &[CAMPAIGN, SERVER], Profile::Debug)?;
+    match <[PathBuf; 2]>::try_from(built) {
+        Ok([campaign, server]) => Ok((campaign, server)),
+        Err(_) => Err("two programs were asked for".to_string()),
+    }
 }
