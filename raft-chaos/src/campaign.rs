@@ -22,6 +22,8 @@ use crate::waiting::{LOOK_AGAIN, PATIENCE, Waiting, brief, in_vain};
 const PROGRESS: u64 = 10;
 /// Attempts to find ports of loopback that nobody takes between our choosing and using them.
 const PORT_ATTEMPTS: u32 = 10;
+/// What a server logs when it meets a full disk.
+const DISK_IS_FULL: &str = "writes wait for room on the disk";
 /// The key whose values fill segments.
 const BALLAST: &str = "ballast";
 const BALLAST_BYTES: usize = 1 << 20;
@@ -96,11 +98,13 @@ fn run_here(options: &Options) -> Report {
 }
 
 fn attempt(options: &Options, report: &mut Report) -> Result<(), Problem> {
+    // A copy: whoever builds meanwhile must not change the program under test.
+    let binary = options.directory.join("raft-kv");
+    std::fs::copy(&options.binary, &binary).map_err(Problem::io("copy raft-kv"))?;
     for attempt in 0..PORT_ATTEMPTS {
         let directory = options.directory.join(format!("cluster-{attempt}"));
         std::fs::create_dir_all(&directory).map_err(Problem::io("make a directory"))?;
-        let mut cluster =
-            Cluster::prepare(&options.binary, &directory, options.nodes, options.network)?;
+        let mut cluster = Cluster::prepare(&binary, &directory, options.nodes, options.network)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -327,11 +331,13 @@ impl Campaign<'_> {
 
     /// Leaves no room on the small disk, and writes until that is met.
     async fn fill_disk(&mut self) -> Result<(), Problem> {
-        let said = match self.cluster.fill_disk()? {
-            Some(id) => format!("no room on n{id}"),
-            None => "the node with the small disk is gone".to_owned(),
+        let Some(id) = self.cluster.fill_disk()? else {
+            let said = "the node with the small disk is gone";
+            self.load.timeline.event(said.to_owned());
+            return Ok(());
         };
-        self.load.timeline.event(said);
+        self.load.timeline.event(format!("no room on n{id}"));
+        let before = self.cluster.count_in_log(id, DISK_IS_FULL);
         let client = Waiting::new(&mut self.cluster).client()?;
         let mut last = None;
         for _ in 0..BALLAST_VALUES {
@@ -339,6 +345,14 @@ impl Campaign<'_> {
             // A leader whose disk is full hands over, and the write may be lost on the way.
             let written = client.put(BALLAST, vec![0; BALLAST_BYTES]).await.ok();
             last = written.map(|written| written.revision).or(last);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while self.cluster.count_in_log(id, DISK_IS_FULL) == before {
+            self.cluster.check()?;
+            if Instant::now() > deadline {
+                return Err(in_vain(&format!("n{id} to meet its full disk")));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
         if let Some(revision) = last {
             // Or every snapshot from now on would hold all these values. Another round may do it.

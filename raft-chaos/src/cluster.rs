@@ -360,6 +360,12 @@ impl Cluster {
         Ok(())
     }
 
+    /// How many lines of a server's log hold this text.
+    pub(crate) fn count_in_log(&self, id: u64, text: &str) -> usize {
+        let log = fs::read_to_string(log_path(&self.directory, id)).unwrap_or_default();
+        log.lines().filter(|line| line.contains(text)).count()
+    }
+
     fn server_command(&self, id: u64) -> Result<Command, Problem> {
         let path = log_path(&self.directory, id);
         let log = File::options().create(true).append(true).open(&path);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use raft_sim::Time;
 use raft_sim::checker::linearizability::{Bound, Operation, Verdict, check};
 
-use crate::history::{Action, Fate, Question, Record, Registers, Told};
+use crate::history::{Action, Fate, Question, Record, Registers, Seen, Told};
 use crate::load::TOKEN_END;
 use crate::problem::Problem;
 
@@ -16,6 +16,9 @@ use crate::problem::Problem;
 const SEARCH_MAX: Duration = Duration::from_secs(30);
 /// Calls that a report of a key without an order shows.
 const CALLS_SHOWN: usize = 20;
+
+/// Characters of a value's end that it shows.
+const VALUE_SHOWN: usize = 40;
 
 /// What the histories of all keys show.
 #[derive(Debug, Default)]
@@ -87,7 +90,7 @@ fn left_out(history: &[Operation<Question, Told>], longest: &[usize]) -> String 
             answered,
         } = &history[*at];
         let answer = match answered {
-            Some((at, told)) => format!("{} ms: {told:?}", at.0 / 1_000_000),
+            Some((at, told)) => format!("{} ms: {}", at.0 / 1_000_000, brief(told)),
             None => "never: unknown".to_owned(),
         };
         let called = called.0 / 1_000_000;
@@ -98,6 +101,21 @@ fn left_out(history: &[Operation<Question, Told>], longest: &[usize]) -> String 
     };
     let lines: Vec<_> = rest.iter().take(CALLS_SHOWN).map(show).collect();
     lines.join("\n")
+}
+
+/// An answer in one line: values grow with every append, and the end is what differs.
+fn brief(told: &Told) -> String {
+    let seen = match &told.seen {
+        Seen::Value(Some(pair)) => {
+            let skipped = pair.value.chars().count().saturating_sub(VALUE_SHOWN);
+            let end: String = pair.value.chars().skip(skipped).collect();
+            format!("…{end:?} of revision {}", pair.modified)
+        }
+        Seen::Value(None) | Seen::Written | Seen::Different | Seen::Deleted(_) => {
+            format!("{:?}", told.seen)
+        }
+    };
+    format!("at revision {} {seen}", told.revision)
 }
 
 /// The keys that are only appended to, so that a final look shows each append.
@@ -153,7 +171,6 @@ pub(crate) fn counted_once(records: &[Record], key: &str, value: &str) -> Vec<Pr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::Seen;
 
     fn append(token: &str, fate: Fate) -> Record {
         Record {
