@@ -5,13 +5,14 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 
 use raft_kv::server::TlsDir;
 use raft_net::TlsIdentity;
 
 use crate::access::Access;
+use crate::commands::{program, succeed};
 use crate::lan::{HostId, Lan, Plug, check_namespaces};
 use crate::problem::Problem;
 use crate::process::Process;
@@ -445,35 +446,6 @@ fn free_addresses(count: usize) -> Result<Vec<SocketAddr>, Problem> {
     let sockets = sockets.map_err(Problem::io("find free ports"))?;
     let addresses: io::Result<_> = sockets.iter().map(UdpSocket::local_addr).collect();
     addresses.map_err(Problem::io("find free ports"))
-}
-
-/// The program under test, without settings of whoever runs us.
-fn program(binary: &Path) -> Command {
-    let mut command = Command::new(binary);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("RAFT_KV_") {
-            command.env_remove(name);
-        }
-    }
-    command.stdin(Stdio::null());
-    command
-}
-
-fn succeed(mut command: Command) -> Result<(), Problem> {
-    let output = command.output().map_err(Problem::io("run raft-kv"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let arguments: Vec<_> = command
-        .get_args()
-        .map(|one| one.to_string_lossy())
-        .collect();
-    let error = String::from_utf8_lossy(&output.stderr);
-    let printed = String::from_utf8_lossy(&output.stdout);
-    Err(Problem::Command {
-        command: arguments.join(" "),
-        said: format!("{}\n{printed}{error}", output.status),
-    })
 }
 
 fn log_path(directory: &Path, id: u64) -> PathBuf {

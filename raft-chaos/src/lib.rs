@@ -30,6 +30,7 @@
 mod access;
 mod campaign;
 mod cluster;
+mod commands;
 mod history;
 mod host;
 mod judge;
