@@ -266,7 +266,7 @@ async fn an_older_program_leaves_newer_data_alone() {
         ends_with(
             &mut cluster,
             1,
-            &["version 2", "use a newer program", &name],
+            &["has format version", "use a newer program", &name],
         );
         fs::remove_dir_all(&home).unwrap();
         fs::rename(&kept, &home).unwrap();
@@ -346,6 +346,9 @@ async fn the_last_node_becomes_a_cluster_of_its_own() {
     let stray = wait_for_status(&cluster, 1, |status| !status.notes.is_empty()).await;
     let note = stray.notes.join("; ");
     assert!(note.contains(&alone.cluster), "{note}");
+    // The new cluster wants nothing of it.
+    let untouched = client.status_of(&cluster.address(2)).await.unwrap();
+    assert_eq!(untouched.notes, [""; 0]);
     let (code, body) = ready(&cluster, 1);
     assert_eq!(code, "HTTP/1.1 503");
     assert!(

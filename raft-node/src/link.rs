@@ -262,6 +262,10 @@ impl Link {
 
     /// A peer refuses this node. Does not block.
     pub fn refused(&self, peer: NodeId, refusal: &Refusal) {
+        if !self.asks(peer) {
+            // A stranger that turned up: it belongs elsewhere, and this node wants nothing of it.
+            return;
+        }
         let (node, why) = (self.node(), explain(refusal, self.node(), peer));
         match self.0.refusals.note(peer, refusal) {
             News::First => tracing::warn!(node = node.0, peer = peer.0, "{why}"),
@@ -269,6 +273,16 @@ impl Link {
         }
         let refusal = refusal.clone();
         self.0.inbox.push_notice(Notice::Refused { peer, refusal });
+    }
+
+    /// Whether it matters to this node if that peer admits it.
+    fn asks(&self, peer: NodeId) -> bool {
+        match &*lock(&self.0.standing) {
+            OwnStanding::Formed { membership, .. } => {
+                membership.contains(peer) || !membership.contains(self.0.node)
+            }
+            OwnStanding::Forming(_) | OwnStanding::Joining | OwnStanding::Opening(_) => true,
+        }
     }
 
     /// Whether both are the same node's, in the same life.

@@ -52,7 +52,7 @@ fn notes(raft: &Raft, status: &Status) -> Vec<String> {
         notes.push("it has lost parts of its log, and counts nowhere until it has them".to_owned());
     }
     if raft.metrics().is_disk_stalled {
-        notes.push("its disk makes no progress".to_owned());
+        notes.push("its disk makes no progress: it is full, or stalled".to_owned());
     }
     let snapshots = &status.snapshots;
     if let Some(fetch) = &snapshots.fetching {

@@ -22,6 +22,9 @@ const IDLE_BEFORE_VOUCHING: Duration = Duration::from_millis(10);
 /// How often a full disk is tried again.
 const DISK_FULL_RETRY: Duration = Duration::from_millis(250);
 
+/// How many tries are told of once: ten seconds of them.
+const TRIES_PER_LINE: u64 = 40;
+
 /// A change of the log, in the order of the driver's outputs.
 pub(super) enum WriteJob {
     /// A persist of the core.
@@ -101,18 +104,28 @@ impl LogWriter {
         while let Ok(job) = self.jobs.try_recv() {
             self.stage(job, &mut staged)?;
         }
+        let mut tries = 0;
         while let Err(error) = self.sync() {
             // Nothing is torn, and what is staged stays so: it is written once there is room.
             let LogError::DiskFull { .. } = &error else {
                 return Err(error);
             };
-            tracing::error!(node = self.log.node().0, %error, "writes wait for room on the disk");
+            if tries % TRIES_PER_LINE == 0 {
+                tracing::error!(node = self.log.node().0, %error, "writes wait for room on the disk");
+            }
+            tries += 1;
             self.inbox.push_notice(Notice::Input(Input::DiskFull));
             match self.stage_more(Instant::now() + DISK_FULL_RETRY, &mut staged)? {
                 Staging::GoOn => {}
                 // The node stops; whatever waits for these writes is told so.
                 Staging::Ended => return Err(error),
             }
+        }
+        if tries > 0 {
+            tracing::info!(
+                node = self.log.node().0,
+                "the disk has room again; what waited is written"
+            );
         }
         let persisted = staged.persist.map(Input::Persisted);
         let compacted = staged.compacted.map(Input::Compacted);

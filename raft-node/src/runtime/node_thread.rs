@@ -112,7 +112,10 @@ impl NodeThread {
                     Notice::Machine(machine) => {
                         self.applier.take_back(machine, &self.inbox)?;
                     }
-                    Notice::Failed(error) => return Err(error),
+                    Notice::Failed(error) => {
+                        self.leave(now);
+                        return Err(error);
+                    }
                     Notice::Refused { .. } => self.heed_refusals()?,
                     Notice::Stop => mode = self.hand_over(now, mode),
                 }
@@ -164,6 +167,28 @@ impl NodeThread {
         self.driver.handle(now, Input::Transfer { to, waiter });
         Mode::HandingOver {
             until: now.plus_ms(HAND_OVER_MS),
+        }
+    }
+
+    /// This node ends now, because something failed for good. If it leads and a voter has all that
+    /// it sent, that one is told to campaign at once; else the others notice that it is gone.
+    fn leave(&mut self, now: Time) {
+        let Some(to) = self.driver.best_successor() else {
+            return;
+        };
+        let waiter = Box::new(drop);
+        self.driver.handle(now, Input::Transfer { to, waiter });
+        self.driver.flush(now);
+        while let Some(output) = self.driver.poll_output() {
+            // What is to be written or applied waits for ever, and nobody is told that it was done.
+            if let Output::Send {
+                to,
+                uncounted,
+                message,
+            } = output
+            {
+                self.send(now, to, uncounted, message);
+            }
         }
     }
 
