@@ -62,6 +62,9 @@ pub struct Measured {
     pub elapsed: Duration,
     /// Processor time it took, of all threads that take part.
     pub processor: Duration,
+    /// The median time of one repetition, if the work was repeated on one thread. Neighbours that
+    /// take the processor or the disk away for a moment do not move it.
+    pub repetition: Option<Duration>,
 }
 
 impl Measured {
@@ -70,13 +73,19 @@ impl Measured {
     pub fn repeat(slice: Duration, mut work: impl FnMut() -> u64) -> Self {
         let (begin, processor) = (Instant::now(), processor::of_thread());
         let mut operations = 0;
-        while begin.elapsed() < slice {
+        let (mut now, mut times) = (Duration::ZERO, Vec::new());
+        while now < slice {
             operations += work();
+            let after = begin.elapsed();
+            times.push(after - now);
+            now = after;
         }
+        times.sort_unstable();
         Self {
             operations,
-            elapsed: begin.elapsed(),
+            elapsed: now,
             processor: processor::of_thread() - processor,
+            repetition: times.get(times.len() / 2).copied(),
         }
     }
 
@@ -88,11 +97,16 @@ impl Measured {
             operations,
             elapsed: begin.elapsed(),
             processor: processor::of_process() - processor,
+            repetition: None,
         }
     }
 
     fn rate(&self) -> f64 {
         self.operations as f64 / self.elapsed.as_secs_f64()
+    }
+
+    fn repetition_us(&self) -> Option<f64> {
+        Some(self.repetition?.as_secs_f64() * 1e6)
     }
 
     fn processor_us(&self) -> f64 {
@@ -125,8 +139,8 @@ impl<'a> Contest<'a> {
         self
     }
 
-    /// Measures, and prints a line for each contestant: the median rate, its spread, processor
-    /// time per operation, and the median over the rounds of our rate divided by theirs.
+    /// Measures, and prints a line for each contestant: the median rate, its spread, the time of a
+    /// repetition, processor time per operation, and the median over the rounds of our rate divided by theirs.
     ///
     /// # Panics
     /// If there is no contestant.
@@ -151,12 +165,15 @@ impl<'a> Contest<'a> {
             let rates: Vec<f64> = measured.iter().map(Measured::rate).collect();
             let ratios: Vec<f64> = ours.iter().zip(&rates).map(|(a, b)| a / b).collect();
             let processor: Vec<f64> = measured.iter().map(Measured::processor_us).collect();
+            let repetitions: Option<Vec<f64>> =
+                measured.iter().map(Measured::repetition_us).collect();
             println!(
-                "| {} | {name} | {} | {} to {} | {:.2} | {:.2} |",
+                "| {} | {name} | {} | {} to {} | {} | {:.2} | {:.2} |",
                 self.title,
                 shown(median(&rates)),
                 shown(rates.iter().copied().fold(f64::INFINITY, f64::min)),
                 shown(rates.iter().copied().fold(0.0, f64::max)),
+                repetitions.map_or_else(String::new, |us| format!("{:.1}", median(&us))),
                 median(&processor),
                 median(&ratios),
             );
@@ -220,6 +237,7 @@ mod tests {
                     operations: 1,
                     elapsed: Duration::from_secs(1),
                     processor: Duration::ZERO,
+                    repetition: None,
                 }
             }
         };

@@ -94,6 +94,7 @@ impl Cluster {
             operations,
             elapsed: begin.elapsed(),
             processor: processor::of_thread() - processor,
+            repetition: None,
         }
     }
 }

@@ -113,5 +113,6 @@ async fn measured(work: impl Future<Output = u64>) -> Measured {
         operations,
         elapsed: begin.elapsed(),
         processor: processor::of_thread() - before,
+        repetition: None,
     }
 }

@@ -19,7 +19,7 @@ mod ours;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use benches::contest::{Contest, Measured, Options, median, print_head};
+use benches::contest::{Contest, Measured, Options, print_head};
 use tempfile::TempDir;
 
 /// Entries per sync, and payload bytes of each.
@@ -70,15 +70,9 @@ fn append(title: &str, count: u64, bytes: usize, options: &Options) {
     let payload = payload(bytes);
     let mut ours = ours::Ours::new();
     let mut bare = bare::BareFile::new(count, bytes);
-    let mut syncs = Vec::new();
     let contest = Contest::new(title)
         .with("raft-log", |slice: Duration| {
-            Measured::repeat(slice, || {
-                let begin = Instant::now();
-                let written = ours.append_and_sync(count, &payload);
-                syncs.push(begin.elapsed().as_secs_f64() * 1e6);
-                written
-            })
+            Measured::repeat(slice, || ours.append_and_sync(count, &payload))
         })
         .with("bare loop", move |slice| {
             Measured::repeat(slice, || bare.write())
@@ -97,15 +91,6 @@ fn append(title: &str, count: u64, bytes: usize, options: &Options) {
             })
     };
     contest.run(options);
-    syncs.sort_by(f64::total_cmp);
-    let at = |share: f64| syncs[((syncs.len() - 1) as f64 * share) as usize];
-    println!(
-        "|  | of a sync of raft-log: p50 {:.0} µs, p90 {:.0}, p99 {:.0}, max {:.0} |  |  |  |  |",
-        median(&syncs),
-        at(0.9),
-        at(0.99),
-        at(1.0)
-    );
 }
 
 fn writers(options: &Options) {
