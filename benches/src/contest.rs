@@ -140,7 +140,8 @@ impl<'a> Contest<'a> {
     }
 
     /// Measures, and prints a line for each contestant: the median rate, its spread, the time of a
-    /// repetition, processor time per operation, and the median over the rounds of our rate divided by theirs.
+    /// repetition, processor time per operation, and the medians over the rounds of our rate divided
+    /// by theirs and of their processor time divided by ours.
     ///
     /// # Panics
     /// If there is no contestant.
@@ -165,10 +166,14 @@ impl<'a> Contest<'a> {
             let rates: Vec<f64> = measured.iter().map(Measured::rate).collect();
             let ratios: Vec<f64> = ours.iter().zip(&rates).map(|(a, b)| a / b).collect();
             let processor: Vec<f64> = measured.iter().map(Measured::processor_us).collect();
+            let of_processor = found[0].iter().zip(&processor);
+            let of_processor: Vec<f64> = of_processor
+                .map(|(ours, theirs)| theirs / ours.processor_us())
+                .collect();
             let repetitions: Option<Vec<f64>> =
                 measured.iter().map(Measured::repetition_us).collect();
             println!(
-                "| {} | {name} | {} | {} to {} | {} | {:.2} | {:.2} |",
+                "| {} | {name} | {} | {} to {} | {} | {:.2} | {:.2} | {:.2} |",
                 self.title,
                 shown(median(&rates)),
                 shown(rates.iter().copied().fold(f64::INFINITY, f64::min)),
@@ -176,6 +181,7 @@ impl<'a> Contest<'a> {
                 repetitions.map_or_else(String::new, |us| format!("{:.1}", median(&us))),
                 median(&processor),
                 median(&ratios),
+                median(&of_processor),
             );
         }
     }
