@@ -23,8 +23,9 @@ const PORT: u16 = 7001;
 const CLIENTS: HostId = HostId(250);
 /// The client's name in its certificate.
 const CLIENT: &str = "chaos";
-/// The first node's disk, where it has a small one.
-const SMALL_DISK_BYTES: u64 = 5 * SEGMENT_BYTES;
+/// The first node's disk, where it has a small one: with room for what the node keeps, snapshots that
+/// hold all of the ballast too, or it would be full when nothing fills it.
+const SMALL_DISK_BYTES: u64 = 16 * SEGMENT_BYTES;
 /// Near the least that holds the largest batch, so that segments are made and removed soon.
 pub(crate) const SEGMENT_BYTES: u64 = 34 << 20;
 /// A node that was away for a few seconds needs a snapshot.
