@@ -253,9 +253,9 @@ impl ClusterOptions {
             core: Config::new(NodeId(1)),
             limits: DriverLimits::default(),
             log: LogOptions {
-                segment_bytes: 1 << 20,
-                max_batch_bytes: 128 << 10,
-                max_entry_bytes: 128 << 10,
+                segment_bytes: 256 << 10,
+                max_batch_bytes: 96 << 10,
+                max_entry_bytes: 96 << 10,
                 preparation: raft_log::Preparation::Inline,
                 on_damage: raft_log::OnDamage::Refuse,
             },

@@ -1,46 +1,25 @@
 //! The agenda of the world: what happens next, in the order of time and then of scheduling.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use raft_core::Time;
 
-struct Scheduled<E> {
+/// When an event happens, and where it waits. Events are large, and the heap moves what it orders.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Scheduled {
     at: Time,
+    /// In the order of scheduling; no two are equal, so what follows never decides.
     number: u64,
-    event: E,
-}
-
-impl<E> Scheduled<E> {
-    fn key(&self) -> (Time, u64) {
-        (self.at, self.number)
-    }
-}
-
-impl<E> PartialEq for Scheduled<E> {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl<E> Eq for Scheduled<E> {}
-
-impl<E> PartialOrd for Scheduled<E> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<E> Ord for Scheduled<E> {
-    /// Reversed, because the heap gives its largest item first.
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.key().cmp(&self.key())
-    }
+    slot: usize,
 }
 
 /// Events by time; those of the same time in the order in which they were scheduled.
 pub(crate) struct Agenda<E> {
-    heap: BinaryHeap<Scheduled<E>>,
+    /// The heap gives its largest item first.
+    heap: BinaryHeap<Reverse<Scheduled>>,
+    slots: Vec<Option<E>>,
+    free: Vec<usize>,
     next_number: u64,
 }
 
@@ -48,25 +27,35 @@ impl<E> Agenda<E> {
     pub(crate) fn new() -> Self {
         Self {
             heap: BinaryHeap::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
             next_number: 0,
         }
     }
 
     pub(crate) fn schedule(&mut self, at: Time, event: E) {
         self.next_number += 1;
-        self.heap.push(Scheduled {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        self.slots[slot] = Some(event);
+        self.heap.push(Reverse(Scheduled {
             at,
             number: self.next_number,
-            event,
-        });
+            slot,
+        }));
     }
 
     pub(crate) fn next_time(&self) -> Option<Time> {
-        self.heap.peek().map(|next| next.at)
+        self.heap.peek().map(|next| next.0.at)
     }
 
     pub(crate) fn pop(&mut self) -> Option<(Time, E)> {
-        self.heap.pop().map(|next| (next.at, next.event))
+        let Reverse(next) = self.heap.pop()?;
+        let event = self.slots[next.slot].take()?;
+        self.free.push(next.slot);
+        Some((next.at, event))
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use raft_core::Time;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// How much of a run is kept to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl fmt::Display for Record {
 
 /// Hash and tail of the records.
 pub(crate) struct Trace {
-    hash: Xxh3,
+    hash: u64,
     recent: VecDeque<Record>,
     depth: TraceDepth,
     count: u64,
@@ -54,7 +54,7 @@ pub(crate) struct Trace {
 impl Trace {
     pub(crate) fn new(depth: TraceDepth) -> Self {
         Self {
-            hash: Xxh3::new(),
+            hash: 0,
             recent: VecDeque::new(),
             depth,
             count: 0,
@@ -63,14 +63,16 @@ impl Trace {
 
     pub(crate) fn add(&mut self, record: Record) {
         self.count += 1;
-        self.hash.update(&record.time.0.to_le_bytes());
-        self.hash.update(&record.node.to_le_bytes());
-        self.hash.update(record.what.as_bytes());
-        self.hash.update(record.name.as_bytes());
-        for (name, number) in record.numbers {
-            self.hash.update(name.as_bytes());
-            self.hash.update(&number.to_le_bytes());
+        // What the numbers are called follows from what happened.
+        let [first, second, third, fourth] = record.numbers.map(|(_, number)| number);
+        let numbers = [record.time.0, record.node, first, second, third, fourth];
+        let mut packed = [0; 48];
+        for (bytes, number) in packed.chunks_exact_mut(8).zip(numbers) {
+            bytes.copy_from_slice(&number.to_le_bytes());
         }
+        self.add_bytes(&packed);
+        self.add_bytes(record.what.as_bytes());
+        self.add_bytes(record.name.as_bytes());
         match self.depth {
             TraceDepth::Full => {}
             TraceDepth::Latest(0) => return,
@@ -85,7 +87,7 @@ impl Trace {
 
     /// Bytes that happened, for instance the content of a message.
     pub(crate) fn add_bytes(&mut self, bytes: &[u8]) {
-        self.hash.update(bytes);
+        self.hash = xxh3_64_with_seed(bytes, self.hash);
     }
 
     pub(crate) fn set_depth(&mut self, depth: TraceDepth) {
@@ -98,7 +100,7 @@ impl Trace {
     }
 
     pub(crate) fn digest(&self) -> u64 {
-        self.hash.digest()
+        self.hash
     }
 
     pub(crate) fn count(&self) -> u64 {

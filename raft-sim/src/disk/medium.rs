@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use raft_log::vfs::BLOCK_BYTES;
@@ -17,6 +17,20 @@ pub(super) const SECTOR_BYTES: usize = 512;
 const SECTORS: usize = BLOCK_BYTES / SECTOR_BYTES;
 const ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
+/// A path, as bytes that compare fast.
+pub(super) type Name = Arc<str>;
+
+/// The name of a path of this simulation; they are all readable.
+pub(super) fn name_of(path: &Path) -> Name {
+    path.to_str().unwrap_or_default().into()
+}
+
+/// The file's name, if it is right in this directory.
+pub(super) fn name_within<'a>(name: &'a str, directory: &str) -> Option<&'a str> {
+    let (parent, file) = name.rsplit_once('/')?;
+    (parent == directory).then_some(file)
+}
+
 /// A block that is not all zeros; shared between cache and medium while they agree.
 type Block = Arc<[u8; BLOCK_BYTES]>;
 
@@ -25,35 +39,37 @@ type Block = Arc<[u8; BLOCK_BYTES]>;
 pub(super) struct Medium {
     inodes: BTreeMap<u64, Inode>,
     next_inode: u64,
-    pub(super) names: BTreeMap<PathBuf, u64>,
-    durable_names: BTreeMap<PathBuf, u64>,
+    pub(super) names: BTreeMap<Name, u64>,
+    durable_names: BTreeMap<Name, u64>,
     pending_names: Vec<NameChange>,
-    pub(super) locks: BTreeSet<PathBuf>,
+    /// Perhaps there are files now that nothing leads to.
+    has_orphans: bool,
+    pub(super) locks: BTreeSet<Name>,
     pub(super) random: Random,
     pub(super) faults: DiskFaults,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum NameChange {
-    Link(PathBuf, u64),
-    Unlink(PathBuf),
-    Rename(PathBuf, PathBuf, u64),
+    Link(Name, u64),
+    Unlink(Name),
+    Rename(Name, Name, u64),
 }
 
 impl NameChange {
-    fn path(&self) -> &Path {
+    fn name(&self) -> &str {
         match self {
-            Self::Link(path, _) | Self::Unlink(path) | Self::Rename(_, path, _) => path,
+            Self::Link(name, _) | Self::Unlink(name) | Self::Rename(_, name, _) => name,
         }
     }
 
-    fn apply(&self, names: &mut BTreeMap<PathBuf, u64>) {
+    fn apply(&self, names: &mut BTreeMap<Name, u64>) {
         match self {
-            Self::Link(path, inode) => {
-                names.insert(path.clone(), *inode);
+            Self::Link(name, inode) => {
+                names.insert(name.clone(), *inode);
             }
-            Self::Unlink(path) => {
-                names.remove(path);
+            Self::Unlink(name) => {
+                names.remove(name);
             }
             Self::Rename(from, to, inode) => {
                 if names.get(from) == Some(inode) {
@@ -73,14 +89,15 @@ impl Medium {
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
             pending_names: Vec::new(),
+            has_orphans: false,
             locks: BTreeSet::new(),
             random,
             faults: DiskFaults::default(),
         }
     }
 
-    pub(super) fn inode_of(&self, path: &Path) -> io::Result<u64> {
-        let inode = self.names.get(path).copied();
+    pub(super) fn inode_of(&self, name: &str) -> io::Result<u64> {
+        let inode = self.names.get(name).copied();
         inode.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
@@ -97,17 +114,18 @@ impl Medium {
     pub(super) fn closed(&mut self, inode: u64) {
         if let Some(inode) = self.inodes.get_mut(&inode) {
             inode.handles = inode.handles.saturating_sub(1);
+            self.has_orphans |= inode.handles == 0;
         }
     }
 
-    pub(super) fn create(&mut self, path: &Path) -> io::Result<u64> {
-        if self.names.contains_key(path) {
+    pub(super) fn create(&mut self, name: Name) -> io::Result<u64> {
+        if self.names.contains_key(&name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         self.next_inode += 1;
         let inode = self.next_inode;
         self.inodes.insert(inode, Inode::default());
-        self.change_name(NameChange::Link(path.to_path_buf(), inode));
+        self.change_name(NameChange::Link(name, inode));
         Ok(inode)
     }
 
@@ -123,16 +141,17 @@ impl Medium {
     }
 
     /// Names and sizes of a directory reach the medium.
-    pub(super) fn sync_dir(&mut self, directory: &Path) {
-        let inside = |change: &NameChange| change.path().parent() == Some(directory);
+    pub(super) fn sync_dir(&mut self, directory: &str) {
+        let inside = |change: &NameChange| name_within(change.name(), directory).is_some();
         let changes = std::mem::take(&mut self.pending_names);
         let (synced, rest): (Vec<_>, Vec<_>) = changes.into_iter().partition(inside);
         self.pending_names = rest;
         for change in synced {
             change.apply(&mut self.durable_names);
+            self.has_orphans = true;
         }
-        for (path, inode) in &self.names {
-            if path.parent() == Some(directory)
+        for (name, inode) in &self.names {
+            if name_within(name, directory).is_some()
                 && let Some(inode) = self.inodes.get_mut(inode)
             {
                 inode.durable_size = inode.size();
@@ -160,6 +179,9 @@ impl Medium {
 
     /// Forgets files that nothing leads to any more.
     pub(super) fn collect(&mut self) {
+        if !std::mem::take(&mut self.has_orphans) {
+            return;
+        }
         let renamed = self.pending_names.iter().filter_map(|change| match change {
             NameChange::Link(_, inode) | NameChange::Rename(_, _, inode) => Some(*inode),
             NameChange::Unlink(_) => None,
@@ -171,7 +193,7 @@ impl Medium {
     }
 
     /// Turns bits of one written sector, in the cache and on the medium. Says where.
-    pub(super) fn rot(&mut self) -> Option<(PathBuf, u64)> {
+    pub(super) fn rot(&mut self) -> Option<(Name, u64)> {
         let (path, inode, block) = self.draw_written_block()?;
         let file = self.inodes.get_mut(&inode)?;
         let mut bytes = *file.durable.get(block)?.clone()?;
@@ -191,7 +213,7 @@ impl Medium {
     }
 
     /// A copy of one written block lands on another written block. Says where.
-    pub(super) fn misdirect(&mut self) -> Option<(PathBuf, u64)> {
+    pub(super) fn misdirect(&mut self) -> Option<(Name, u64)> {
         let (_, source, from) = self.draw_written_block()?;
         let bytes = self.inodes.get(&source)?.durable.get(from)?.clone()?;
         let (path, inode, block) = self.draw_written_block()?;
@@ -208,7 +230,7 @@ impl Medium {
     }
 
     /// A file and one of its blocks that hold something on the medium.
-    fn draw_written_block(&mut self) -> Option<(PathBuf, u64, usize)> {
+    fn draw_written_block(&mut self) -> Option<(Name, u64, usize)> {
         let mut written = Vec::new();
         for (path, inode) in &self.durable_names {
             let Some(file) = self.inodes.get(inode) else {

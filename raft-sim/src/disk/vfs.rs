@@ -1,13 +1,13 @@
 //! The simulated disk as the file system that the real log writes to.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use raft_log::vfs::{Access, AlignedBytes, BLOCK_BYTES, Content, LockGuard, Vfs, VfsFile, Writers};
 
 use super::faults::PagesAfterFailure;
-use super::medium::{Medium, NameChange};
+use super::medium::{Medium, Name, NameChange, name_of, name_within};
 use crate::random::Random;
 
 /// A disk; clones share it. Only one thread uses it, the lock is what the trait asks for.
@@ -43,14 +43,14 @@ impl Vfs for SimVfs {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn VfsFile>> {
         let mut medium = self.medium();
         medium.faults.count()?;
-        let inode = medium.create(path)?;
+        let inode = medium.create(name_of(path))?;
         medium.opened(inode);
         Ok(self.file(inode, Access::ReadWrite))
     }
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn VfsFile>> {
         let mut medium = self.medium();
-        let inode = medium.inode_of(path)?;
+        let inode = medium.inode_of(&name_of(path))?;
         medium.opened(inode);
         Ok(self.file(inode, access))
     }
@@ -58,42 +58,44 @@ impl Vfs for SimVfs {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut medium = self.medium();
         medium.faults.count()?;
-        let inode = medium.inode_of(from)?;
-        medium.change_name(NameChange::Rename(from.into(), to.into(), inode));
+        let from = name_of(from);
+        let inode = medium.inode_of(&from)?;
+        medium.change_name(NameChange::Rename(from, name_of(to), inode));
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut medium = self.medium();
         medium.faults.count()?;
-        medium.inode_of(path)?;
-        medium.change_name(NameChange::Unlink(path.into()));
+        let name = name_of(path);
+        medium.inode_of(&name)?;
+        medium.change_name(NameChange::Unlink(name));
         Ok(())
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
         let medium = self.medium();
-        let paths = medium.names.keys();
-        let inside = paths.filter(|path| path.parent() == Some(directory));
-        let names = inside.filter_map(|path| path.file_name()?.to_str().map(String::from));
-        Ok(names.collect())
+        let directory = name_of(directory);
+        let names = medium.names.keys();
+        let inside = names.filter_map(|name| name_within(name, &directory));
+        Ok(inside.map(String::from).collect())
     }
 
     fn sync_dir(&self, directory: &Path) -> io::Result<()> {
         let mut medium = self.medium();
         medium.faults.count()?;
-        medium.sync_dir(directory);
+        medium.sync_dir(&name_of(directory));
         medium.collect();
         Ok(())
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
-        let path = path.to_path_buf();
-        if !self.medium().locks.insert(path.clone()) {
+        let name = name_of(path);
+        if !self.medium().locks.insert(name.clone()) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let vfs = self.clone();
-        Ok(Box::new(SimLock { vfs, path }))
+        Ok(Box::new(SimLock { vfs, name }))
     }
 
     fn random(&self) -> io::Result<u64> {
@@ -188,12 +190,12 @@ impl Drop for SimFile {
 #[derive(Debug)]
 struct SimLock {
     vfs: SimVfs,
-    path: PathBuf,
+    name: Name,
 }
 
 impl Drop for SimLock {
     fn drop(&mut self) {
-        self.vfs.medium().locks.remove(&self.path);
+        self.vfs.medium().locks.remove(&self.name);
     }
 }
 

@@ -21,6 +21,9 @@ use self::workload::{Factory, Kind};
 /// Most runs that shrinking a failing seed may take.
 const SHRINK_RUNS_MAX: u32 = 400;
 
+/// How much freed memory the allocator keeps instead of giving it back, in bytes.
+const KEPT_BYTES: &str = "67108864";
+
 /// Set in the environment of a program that [`run_optimised`] has started.
 const OPTIMISED: &str = "RAFT_XTASK_OPTIMISED";
 
@@ -127,7 +130,11 @@ fn run_optimised(features: &[&str], arguments: &[String]) -> Result<(), String> 
     all.extend(features);
     all.push("--");
     all.extend(arguments.iter().map(String::as_str));
-    crate::steps::call(crate::workspace::cargo(&all).env(OPTIMISED, "1"))
+    let mut program = crate::workspace::cargo(&all);
+    // Disks of simulated nodes come and go: their memory is kept (mallopt(3)).
+    program.env("MALLOC_MMAP_THRESHOLD_", KEPT_BYTES);
+    program.env("MALLOC_TRIM_THRESHOLD_", KEPT_BYTES);
+    crate::steps::call(program.env(OPTIMISED, "1"))
 }
 
 fn run_one(seed: u64, options: &Options, workload: Factory) -> Result<(), String> {
