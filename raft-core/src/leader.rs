@@ -260,7 +260,9 @@ impl RaftCore {
 
     /// CheckQuorum: whether a majority was heard of within the longest election timeout. A
     /// leader cut off from its quorum would mislead clients and, for those who still hear it,
-    /// hold off the election that the others need.
+    /// hold off the election that the others need. So would one whose disk hangs: it is no holder
+    /// of anything new, so it must reach a quorum without itself. If it does not, it cannot hand
+    /// over either (D11).
     fn has_quorum_contact(&self) -> bool {
         let RoleState::Leader(leader) = &self.role else {
             return false;
@@ -272,7 +274,10 @@ impl RaftCore {
         let me = self.config.id;
         let heard = self.members.quorum().reached(|id| {
             if id == me {
-                return now.0;
+                return match self.disk {
+                    Disk::Working | Disk::Full | Disk::Failed => now.0,
+                    Disk::Stalled => 0,
+                };
             }
             let counted = leader.peers.get(&id);
             counted

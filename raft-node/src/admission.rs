@@ -14,10 +14,14 @@
 //! Refused is only what is provably wrong by what is known here. A peer of the same cluster that
 //! is *no* member in this node's log is admitted: this node may lag behind and that peer may be
 //! its leader (§6: servers accept entries from a leader that is not in their configuration).
-//! A *voter* refuses another life under the id of a member all the same, because it counts votes by
-//! id. A node that is no voter by its own log counts nothing, so it admits whoever belongs to its
-//! cluster: one that has just joined starts with the cluster's first membership, and since then
-//! every member in it may have been replaced.
+//! A *voter* refuses another life under the id of a member all the same: it counts by id, and two
+//! lives that take turns at its door would disturb it. But only as long as it hears from a leader,
+//! and so learns who is a member today. A voter without a leader may have missed that a member was
+//! removed and added again, and that member may be its leader by now: it admits whoever belongs to
+//! its cluster. So does a node that is no voter by its own log: one that has just joined starts with
+//! the cluster's first membership, and since then every member in it may have been replaced. Safety
+//! does not rest on this door: [`crate::driver`] counts no answer of a life that the membership does
+//! not name.
 //!
 //! ```
 //! use raft_node::admission::{Admission, Standing, Vantage, Verdict};
@@ -60,6 +64,9 @@ use raft_proto::{
 use thiserror::Error;
 
 use crate::formation::InitialVoters;
+
+/// The record in the data directory that holds every peer's latest boot.
+pub const BOOTS_RECORD: &str = "peer-boots";
 
 /// First bytes of every table.
 const MAGIC: [u8; 4] = *b"RADM";
@@ -114,20 +121,25 @@ pub enum Standing<'a> {
 /// From where a node looks at its membership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vantage {
-    /// As one of the voters: it counts what peers answer, so it must know who they are.
+    /// As one of the voters that hears from a leader: it knows who the members are.
     Voter,
-    /// As anybody else (a learner, a node that has only just joined, a removed one): it counts
-    /// nothing, and only listens. Its membership may be ancient.
+    /// As anybody else (a learner, a node that has only just joined, a removed one), or as a voter
+    /// without a leader: its membership may be ancient.
     Onlooker,
 }
 
 impl Vantage {
-    /// That of this life of a node.
+    /// That of this life of a node, which follows this leader, or leads.
     #[must_use]
-    pub fn of(membership: &Membership, node: NodeId, incarnation: Incarnation) -> Self {
+    pub fn of(
+        membership: &Membership,
+        node: NodeId,
+        incarnation: Incarnation,
+        leader: Option<NodeId>,
+    ) -> Self {
         let member = membership.members.get(&node);
         let is_named = member.is_some_and(|m| m.incarnation.is_none_or(|own| own == incarnation));
-        if is_named && membership.is_voter(node) {
+        if is_named && membership.is_voter(node) && leader.is_some() {
             Self::Voter
         } else {
             Self::Onlooker
@@ -216,6 +228,12 @@ impl Admission {
         }
         seen.belonging = Belonging::Formed;
         Some(encode(&self.table))
+    }
+
+    /// The latest boot that was seen of a life of a node.
+    #[must_use]
+    pub fn latest_boot(&self, node: NodeId, incarnation: Incarnation) -> Option<Boot> {
+        self.find(node, incarnation).map(|seen| seen.boot)
     }
 
     fn identity_refusal(&self, certified: NodeId, hello: &Hello) -> Option<Refusal> {

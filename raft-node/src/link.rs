@@ -10,15 +10,12 @@ use raft_proto::{
 };
 use thiserror::Error;
 
-use crate::admission::{Admission, Standing, Vantage, Verdict, explain};
+use crate::admission::{Admission, BOOTS_RECORD, Standing, Vantage, Verdict, explain};
 use crate::driver::Input;
 use crate::error::FatalError;
 use crate::formation::{FORMATION_RECORD, FormedResponder, InitialVoters};
 use crate::inbox::{Inbox, Notice};
 use crate::refusals::{News, Refusals, RefusedBy};
-
-/// The record in the data directory that holds every peer's latest boot.
-const BOOTS_RECORD: &str = "peer-boots";
 
 /// A message was dropped because too much waits for the node, or it has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -34,6 +31,8 @@ enum OwnStanding {
     Formed {
         cluster: ClusterId,
         membership: Membership,
+        /// Whom the node follows; itself if it leads.
+        leader: Option<NodeId>,
     },
 }
 
@@ -46,10 +45,11 @@ impl OwnStanding {
             Self::Formed {
                 cluster,
                 membership,
+                leader,
             } => Standing::Formed {
                 cluster: *cluster,
                 membership,
-                vantage: Vantage::of(membership, node, incarnation),
+                vantage: Vantage::of(membership, node, incarnation, *leader),
             },
         }
     }
@@ -318,10 +318,23 @@ impl Link {
     }
 
     pub(crate) fn set_formed(&self, cluster: ClusterId, membership: Membership) {
-        *lock(&self.0.standing) = OwnStanding::Formed {
+        let mut standing = lock(&self.0.standing);
+        let leader = match &*standing {
+            OwnStanding::Formed { leader, .. } => *leader,
+            OwnStanding::Forming(_) | OwnStanding::Joining => None,
+        };
+        *standing = OwnStanding::Formed {
             cluster,
             membership,
+            leader,
         };
+    }
+
+    /// The node follows this leader from now on, or none; it has been formed before.
+    pub(crate) fn set_leader(&self, now: Option<NodeId>) {
+        if let OwnStanding::Formed { leader, .. } = &mut *lock(&self.0.standing) {
+            *leader = now;
+        }
     }
 
     /// The peer has adopted the first entry: from now on it belongs to the cluster. Blocks.

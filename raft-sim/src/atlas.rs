@@ -8,10 +8,12 @@ use std::collections::BTreeSet;
 
 use raft_proto::NodeId;
 
-/// Whose disks were damaged, and how many more may be.
+/// Whose disks were damaged or cleared, and how many more may be.
 #[derive(Clone, Debug)]
 pub(crate) struct FaultAtlas {
-    victims: BTreeSet<NodeId>,
+    damaged: BTreeSet<NodeId>,
+    /// Cleared while their nodes were members, and not filled again since.
+    wiped: BTreeSet<NodeId>,
     victims_max: usize,
 }
 
@@ -20,23 +22,37 @@ impl FaultAtlas {
     pub(crate) fn new(voters: usize) -> Self {
         let quorum = voters / 2 + 1;
         Self {
-            victims: BTreeSet::new(),
+            damaged: BTreeSet::new(),
+            wiped: BTreeSet::new(),
             victims_max: voters - quorum,
         }
     }
 
     /// Whether this node's disk may be damaged (again).
     pub(crate) fn allows(&self, node: NodeId) -> bool {
-        self.victims.contains(&node) || self.victims.len() < self.victims_max
+        self.is_victim(node) || self.damaged.union(&self.wiped).count() < self.victims_max
     }
 
-    pub(crate) fn note(&mut self, node: NodeId) {
+    /// Something on this disk is not what was written.
+    pub(crate) fn note_damaged(&mut self, node: NodeId) {
         assert!(self.allows(node), "a quorum of disks stays sound");
-        self.victims.insert(node);
+        self.damaged.insert(node);
+    }
+
+    /// This disk was cleared, and with it whatever damage there was.
+    pub(crate) fn note_wiped(&mut self, node: NodeId) {
+        assert!(self.allows(node), "a quorum of disks stays sound");
+        self.damaged.remove(&node);
+        self.wiped.insert(node);
+    }
+
+    /// A cleared disk holds all that it should again.
+    pub(crate) fn note_filled(&mut self, node: NodeId) {
+        self.wiped.remove(&node);
     }
 
     pub(crate) fn is_victim(&self, node: NodeId) -> bool {
-        self.victims.contains(&node)
+        self.damaged.contains(&node) || self.wiped.contains(&node)
     }
 }
 
@@ -50,11 +66,23 @@ mod tests {
             let mut atlas = FaultAtlas::new(voters);
             for node in (1..=voters as u64).map(NodeId) {
                 if atlas.allows(node) {
-                    atlas.note(node);
+                    atlas.note_damaged(node);
                     assert!(atlas.allows(node), "the same one again");
                 }
             }
-            assert_eq!(atlas.victims.len(), victims, "{voters} voters");
+            assert_eq!(atlas.damaged.len(), victims, "{voters} voters");
+            if let Some(first) = atlas.damaged.first().copied() {
+                let last = NodeId(voters as u64);
+                assert!(!atlas.allows(last));
+                atlas.note_wiped(first);
+                assert!(!atlas.allows(last), "it is empty");
+                atlas.note_damaged(first);
+                atlas.note_filled(first);
+                assert!(!atlas.allows(last), "what it was filled with is damaged");
+                atlas.note_wiped(first);
+                atlas.note_filled(first);
+                assert!(atlas.allows(last), "its place is free");
+            }
         }
     }
 }

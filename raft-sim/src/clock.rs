@@ -51,11 +51,15 @@ impl NodeClock {
         Time(self.origin.0.saturating_add(narrow(shown)))
     }
 
-    /// The first moment at which the node's clock shows `local` or later.
-    pub(crate) fn world(&self, local: Time) -> Time {
+    /// The first moment at which the node's clock shows `local` or later; `None` if it stands still
+    /// before.
+    pub(crate) fn world(&self, local: Time) -> Option<Time> {
         let ahead = u128::from(local.0.saturating_sub(self.origin.0));
-        let elapsed = (ahead * MILLION).div_ceil(u128::from(self.rate));
-        Time(self.boot.0.saturating_add(narrow(elapsed)))
+        if self.rate == 0 && ahead > 0 {
+            return None;
+        }
+        let elapsed = (ahead * MILLION).div_ceil(u128::from(self.rate.max(1)));
+        Some(Time(self.boot.0.saturating_add(narrow(elapsed))))
     }
 }
 
@@ -69,6 +73,19 @@ mod tests {
     use crate::random::Stream;
 
     #[test]
+    fn a_clock_that_stands_still_reaches_nothing_until_it_goes_on() {
+        let mut random = Random::stream(1, Stream::Scenario);
+        let options = ClockOptions { drift_ppm_max: 0 };
+        let mut clock = NodeClock::booted(Time::ZERO, options, &mut random);
+        let due = clock.local(Time::ZERO).plus_ms(10);
+        clock.set_rate(Time::from_ms(4), 0);
+        assert_eq!(clock.world(due), None);
+        assert!(clock.local(Time::from_ms(1_000)) < due);
+        clock.set_rate(Time::from_ms(1_000), 1_000_000);
+        assert_eq!(clock.world(due), Some(Time::from_ms(1_006)));
+    }
+
+    #[test]
     fn a_timer_is_due_when_the_world_says_so_whatever_the_rate() {
         let mut random = Random::stream(1, Stream::Scenario);
         for drift_ppm_max in [0, 100, 500_000] {
@@ -77,7 +94,7 @@ mod tests {
                 let boot = Time(random.below(1 << 40));
                 let clock = NodeClock::booted(boot, options, &mut random);
                 let due = clock.local(boot).plus_ns(random.below(1 << 32));
-                let world = clock.world(due);
+                let world = clock.world(due).expect("it runs");
                 assert!(clock.local(world) >= due);
                 assert!(world == boot || clock.local(Time(world.0 - 1)) < due);
             }

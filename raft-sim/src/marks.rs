@@ -70,6 +70,26 @@ marks! {
     MessageOfTheDead => "message-of-the-dead",
     /// A leader had a follower whose log had diverged from its own.
     FollowerDiverged => "follower-diverged",
+    /// A newer snapshot arrived while an older one was being restored.
+    RestoreOvertaken => "restore-overtaken",
+    /// A process ended while it restored a snapshot.
+    CrashedInRestore => "crashed-in-restore",
+    /// A node started without entries that it had acknowledged, and that others still hold.
+    AcknowledgedForgotten => "acknowledged-forgotten",
+    /// A node that was wiped, and started as if nothing had happened, was refused.
+    WipedNodeRefused => "wiped-node-refused",
+    /// A node that was wiped became a voter again, in a new life.
+    WipedNodeReadmitted => "wiped-node-readmitted",
+    /// A new node took the place of a member.
+    MemberReplaced => "member-replaced",
+    /// A learner was added and removed again.
+    LearnerRemoved => "learner-removed",
+    /// A node was started on the directory of another one, and refused it.
+    ForeignDirectoryRefused => "foreign-directory-refused",
+    /// A node was started on an old copy of its directory, and a peer refused it.
+    OldCopyRefused => "old-copy-refused",
+    /// Two nodes spoke an old version of the protocol, because one of them knows no other.
+    OldVersionSpoken => "old-version-spoken",
     /// A client was told that the outcome of its write is unknown.
     OutcomeUnknown => "outcome-unknown",
     /// A client was told that its write was certainly replaced.

@@ -176,8 +176,10 @@ pub struct ProcessOptions {
     pub sync: Latency,
     /// One read of the log.
     pub log_read: Latency,
-    /// One job on snapshot files, or one restore.
+    /// One job on snapshot files.
     pub snapshot: Latency,
+    /// To restore the state machine from a snapshot.
+    pub restore: Latency,
     /// Until an idle log says that its last batch is synced.
     pub vouch_ms: u64,
 }
@@ -190,6 +192,7 @@ impl Default for ProcessOptions {
             sync: Latency::us(80, 400),
             log_read: Latency::us(50, 200),
             snapshot: Latency::us(50, 1_000),
+            restore: Latency::us(50, 1_000),
             vouch_ms: 10,
         }
     }
@@ -217,6 +220,8 @@ pub struct ClusterOptions {
     pub client_links: LinkOptions,
     /// What messages between nodes travel on.
     pub transport: Transport,
+    /// So many nodes, those of the lowest ids, begin with the oldest version of the protocol.
+    pub old_versions: u64,
     /// Latencies inside a node.
     pub process: ProcessOptions,
     /// Clocks.
@@ -246,6 +251,7 @@ impl ClusterOptions {
             links: LinkOptions::reliable(),
             client_links: LinkOptions::reliable(),
             transport: Transport::Connections,
+            old_versions: 0,
             process: ProcessOptions::default(),
             clock: ClockOptions::default(),
             connect: Latency::us(500, 2000),
@@ -254,8 +260,8 @@ impl ClusterOptions {
             limits: DriverLimits::default(),
             log: LogOptions {
                 segment_bytes: 256 << 10,
-                max_batch_bytes: 96 << 10,
-                max_entry_bytes: 96 << 10,
+                max_batch_bytes: 80 << 10,
+                max_entry_bytes: 80 << 10,
                 preparation: raft_log::Preparation::Inline,
                 on_damage: raft_log::OnDamage::Refuse,
             },

@@ -373,3 +373,70 @@ fn those_who_know_only_the_birth_of_the_cluster_elect_nobody() {
         );
     }
 }
+
+/// A voter that was cut off knows a member by a life that has ended meanwhile; that member leads in
+/// its second life, and is the only one that could tell.
+#[test]
+fn a_voter_that_was_away_hears_a_leader_in_its_second_life() {
+    let mut cluster = Cluster::new(ClusterOptions::new(5).seed(71), |_| Small::boxed(Echo));
+    assert!(cluster.run_until(PEACE_MS, |c| c.leader().is_some()));
+    let [away, again] = [NodeId(1), NodeId(5)];
+    cluster.disconnect(away);
+    cluster.run_for_ms(3_000);
+    let ask_until = |cluster: &mut Cluster, change, done: &dyn Fn(&Membership) -> bool| {
+        for _ in 0..200 {
+            if committed_membership(cluster).is_some_and(|membership| done(&membership)) {
+                return;
+            }
+            if let Some(leader) = cluster.leader() {
+                let safety = ChangeSafety::KeepQuorum;
+                cluster.change_membership(leader, vec![Clone::clone(&change)], safety);
+            }
+            cluster.run_for_ms(50);
+        }
+        panic!("{change:?} is not done");
+    };
+    ask_until(&mut cluster, MembershipChange::Remove(again), &|m| {
+        !m.contains(again)
+    });
+    cluster.crash(again);
+    cluster.wipe(again);
+    cluster.join(again);
+    let add = MembershipChange::AddLearner {
+        id: again,
+        member: cluster.open_member(again),
+        promotion: Promotion::Auto,
+    };
+    ask_until(&mut cluster, add, &|m| m.is_voter(again));
+    for _ in 0..50 {
+        let Some(leader) = cluster.leader().filter(|leader| *leader != again) else {
+            break;
+        };
+        // Whatever comes of it.
+        let _ = cluster.transfer_leadership(leader, again);
+        cluster.run_for_ms(200);
+    }
+    assert_eq!(cluster.leader(), Some(again));
+    cluster.connect(away);
+    let has_caught_up = |c: &Cluster| c.applied_index(away) >= c.committed();
+    assert!(cluster.run_until(PEACE_MS, has_caught_up));
+    assert_eq!(cluster.leader(), Some(again), "nobody was disturbed");
+}
+
+/// A node that loses its disk and is started as if nothing had happened is refused, whoever it was;
+/// two of five cannot found a cluster of their own either.
+#[test]
+fn wiped_nodes_that_are_started_again_are_refused() {
+    for wiped in [[1, 2], [4, 5]].map(|ids| ids.map(NodeId)) {
+        let mut cluster = Cluster::new(ClusterOptions::new(5).seed(5), |_| Small::boxed(Echo));
+        assert!(cluster.run_until(PEACE_MS, |c| c.leader().is_some()));
+        for node in wiped {
+            cluster.crash(node);
+            cluster.wipe(node);
+            cluster.start_wiped(node);
+        }
+        let all_refused = |c: &Cluster| wiped.iter().all(|node| c.was_refused(*node));
+        assert!(cluster.run_until(PEACE_MS, all_refused), "{wiped:?}");
+        assert!(wiped.iter().all(|node| !cluster.is_formed(*node)));
+    }
+}

@@ -14,6 +14,7 @@ pub(super) struct Greeter {
     pub(super) responder: FormedResponder,
     pub(super) link: Link,
     pub(super) membership: Membership,
+    pub(super) leader: Option<NodeId>,
 }
 
 impl Greeter {
@@ -65,6 +66,14 @@ impl Greeter {
         self.membership.clone_from(membership);
         let cluster = self.responder.cluster();
         self.link.set_formed(cluster, membership.clone());
+    }
+
+    /// The node follows this leader, or none.
+    pub(super) fn set_leader(&mut self, leader: Option<NodeId>) {
+        if self.leader != leader {
+            self.leader = leader;
+            self.link.set_leader(leader);
+        }
     }
 
     fn respond(&self, transport: &dyn Transport, from: NodeId, message: &Message) {

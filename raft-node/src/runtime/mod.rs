@@ -159,6 +159,7 @@ impl Life {
             responder,
             link: link.clone(),
             membership: core.membership().clone(),
+            leader: None,
         };
         greeter.set_membership(core.membership());
         greeter.hand_out_to_all(transport.as_ref());

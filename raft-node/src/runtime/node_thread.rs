@@ -200,6 +200,7 @@ impl NodeThread {
             self.driver.handle_timeout(now);
         }
         self.driver.flush(now);
+        self.greeter.set_leader(self.driver.core().leader());
         while let Some(output) = self.driver.poll_output() {
             self.carry_out(now, output)?;
         }

@@ -122,6 +122,33 @@ fn another_life_of_a_member_is_refused_with_the_right_one() {
 }
 
 #[test]
+fn a_voter_without_a_leader_admits_another_life_of_a_member_that_belongs_to_the_cluster() {
+    let membership = membership();
+    let vantage = |leader| Vantage::of(&membership, n(1), Incarnation(1), leader);
+    assert_eq!(vantage(Some(n(2))), Vantage::Voter);
+    // It may have missed that n2 was removed and added again, and n2 may lead by now.
+    assert_eq!(vantage(None), Vantage::Onlooker);
+    let another = |cluster| Hello {
+        incarnation: Incarnation(3),
+        cluster,
+        ..hello()
+    };
+    let admit = |hello: &Hello| {
+        let standing = Standing::Formed {
+            cluster: OURS,
+            membership: &membership,
+            vantage: vantage(None),
+        };
+        admission().admit(n(2), hello, standing)
+    };
+    assert!(is_admitted(&admit(&another(Some(OURS)))));
+    // One that says that it belongs to no cluster was wiped.
+    let wiped = admit(&another(None));
+    let member = Incarnation(2);
+    assert_eq!(wiped, Verdict::Refuse(Refusal::WrongIncarnation { member }));
+}
+
+#[test]
 fn a_stranger_without_a_cluster_is_no_member() {
     let stranger = Hello {
         node: n(7),

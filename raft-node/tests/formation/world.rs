@@ -268,6 +268,8 @@ impl World {
                     responder.first_entry().membership(),
                     to,
                     node.disk.incarnation,
+                    // Whoever has just formed hears from a leader soon.
+                    Some(to),
                 ),
             },
             (Life::Forming(_), Start::Form(voters)) => Standing::Forming(voters),

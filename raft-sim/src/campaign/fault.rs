@@ -1,13 +1,17 @@
 //! The faults of a plan: what each does, for how long, and what reports call it.
 
 use raft_node::{ChangeSafety, MembershipChange};
-use raft_proto::NodeId;
+use raft_proto::{NodeId, ProtocolVersion};
 
+use super::operator::Task;
 use crate::cluster::{Cluster, CrashKind};
 use crate::disk::{Corruption, PagesAfterFailure};
 use crate::network::Shape;
 use crate::options::{Latency, ProcessOptions};
 use crate::random::Random;
+
+/// How long a node stays on an old copy of its directory, in milliseconds.
+const OLD_COPY_MS: u64 = 1_500;
 
 /// Whom a fault hits, found out when it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +79,24 @@ pub enum Fault {
     ClockRate(Target, u64, u64),
     /// A clock jumps ahead by so many milliseconds.
     ClockStep(Target, u64),
+    /// A clock stands still for so many milliseconds.
+    ClockStall(Target, u64),
+    /// So many of a thousand writes, and of a thousand reads, fail for so many milliseconds.
+    FailingDisk(Target, (u64, u64), u64),
+    /// A batch that was synced never reaches the medium, if others hold it.
+    LoseWrite(Target),
+    /// Two nodes are started on each other's directories.
+    SwapDirectories(Target, Target),
+    /// A directory is copied; so many milliseconds later its node is started on the copy.
+    OldCopy(Target, u64),
+    /// A disk is cleared, and an operator puts its node back.
+    Wipe(Target),
+    /// An operator puts a new node in the place of a member.
+    Replace(Target),
+    /// An operator adds a learner and removes it again.
+    TryLearner,
+    /// A node is started again as a build that speaks another version of the protocol.
+    ChangeVersion(Target),
 }
 
 /// A fault as a kind, without its particulars: what a swarm switches on and off.
@@ -114,11 +136,29 @@ pub enum FaultKind {
     ClockRate,
     /// [`Fault::ClockStep`].
     ClockStep,
+    /// [`Fault::ClockStall`].
+    ClockStall,
+    /// [`Fault::FailingDisk`].
+    FailingDisk,
+    /// [`Fault::LoseWrite`].
+    LoseWrite,
+    /// [`Fault::SwapDirectories`].
+    SwapDirectories,
+    /// [`Fault::OldCopy`].
+    OldCopy,
+    /// [`Fault::Wipe`].
+    Wipe,
+    /// [`Fault::Replace`].
+    Replace,
+    /// [`Fault::TryLearner`].
+    TryLearner,
+    /// [`Fault::ChangeVersion`].
+    ChangeVersion,
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 26] = [
         Self::Crash,
         Self::CrashAll,
         Self::CrashAtEffect,
@@ -136,7 +176,40 @@ impl FaultKind {
         Self::ClockRate,
         Self::ClockStep,
         Self::ChangeVoters,
+        Self::ClockStall,
+        Self::FailingDisk,
+        Self::LoseWrite,
+        Self::SwapDirectories,
+        Self::OldCopy,
+        Self::Wipe,
+        Self::Replace,
+        Self::TryLearner,
+        Self::ChangeVersion,
     ];
+
+    /// Whether a plan may have both. Where voters come and go, no disk is damaged: their number is
+    /// what says how many may be. Nobody new is there who could not tell an old copy.
+    pub(super) fn goes_with(self, other: Self) -> bool {
+        let damages = |kind| {
+            matches!(
+                kind,
+                Self::Corrupt | Self::LoseWrite | Self::Wipe | Self::OldCopy
+            )
+        };
+        let renews = |kind| matches!(kind, Self::Wipe | Self::Replace | Self::TryLearner);
+        let clash = |one, two| {
+            one == Self::ChangeVoters && damages(two) || one == Self::OldCopy && renews(two)
+        };
+        !clash(self, other) && !clash(other, self)
+    }
+
+    /// Whether it changes who the members are.
+    pub(super) fn changes_members(self) -> bool {
+        matches!(
+            self,
+            Self::ChangeVoters | Self::Wipe | Self::Replace | Self::TryLearner
+        )
+    }
 
     /// Draws the particulars.
     pub(super) fn draw(self, random: &mut Random) -> Fault {
@@ -181,6 +254,52 @@ impl FaultKind {
                 Fault::ClockRate(target, rate, random.between(500, 5_000))
             }
             Self::ClockStep => Fault::ClockStep(target, random.between(1, 3_000)),
+            Self::ClockStall
+            | Self::FailingDisk
+            | Self::LoseWrite
+            | Self::SwapDirectories
+            | Self::OldCopy
+            | Self::Wipe
+            | Self::Replace
+            | Self::TryLearner
+            | Self::ChangeVersion => self.draw_rare(target, random),
+        }
+    }
+}
+
+impl FaultKind {
+    fn draw_rare(self, target: Target, random: &mut Random) -> Fault {
+        match self {
+            Self::ClockStall => Fault::ClockStall(target, *random.pick(&[300, 1_500, 5_000])),
+            Self::FailingDisk => {
+                let rates = [(1, 1), (10, 10), (100, 10), (10, 100)];
+                let ms = random.between(300, 4_000);
+                Fault::FailingDisk(target, *random.pick(&rates), ms)
+            }
+            Self::LoseWrite => Fault::LoseWrite(target),
+            Self::SwapDirectories => Fault::SwapDirectories(target, Target::draw(random)),
+            Self::OldCopy => Fault::OldCopy(target, random.between(1_000, 4_000)),
+            Self::Wipe => Fault::Wipe(target),
+            Self::Replace => Fault::Replace(target),
+            Self::TryLearner => Fault::TryLearner,
+            Self::ChangeVersion => Fault::ChangeVersion(target),
+            Self::Crash
+            | Self::CrashAll
+            | Self::CrashAtEffect
+            | Self::Pause
+            | Self::Partition
+            | Self::Clog
+            | Self::Transfer
+            | Self::ChangeVoters
+            | Self::StallDisk
+            | Self::SlowDisk
+            | Self::FullDisk
+            | Self::FailSync
+            | Self::TearWrite
+            | Self::FailReads
+            | Self::Corrupt
+            | Self::ClockRate
+            | Self::ClockStep => unreachable!("drawn with the others"),
         }
     }
 }
@@ -211,12 +330,25 @@ impl Fault {
             Self::Corrupt(_, Corruption::MisdirectedWrite) => "misdirected-write",
             Self::ClockRate(..) => "clock-drift",
             Self::ClockStep(..) => "clock-step",
+            Self::ClockStall(..) => "clock-stall",
+            Self::FailingDisk(..) => "disk-failing",
+            Self::LoseWrite(_) => "lost-write",
+            Self::SwapDirectories(..) => "swapped-directories",
+            Self::OldCopy(..) => "old-copy",
+            Self::Wipe(_) => "wipe",
+            Self::Replace(_) => "replaced-member",
+            Self::TryLearner => "learner",
+            Self::ChangeVersion(_) => "version-change",
         }
     }
 
     /// Lets it happen now.
     pub(super) fn apply(self, cluster: &mut Cluster) {
-        cluster.count_fault(self.name());
+        let waits_for_its_moment =
+            matches!(self, Self::LoseWrite(_) | Self::Wipe(_) | Self::OldCopy(..));
+        if !waits_for_its_moment {
+            cluster.count_fault(self.name());
+        }
         match self {
             Self::Crash(target, kind) => {
                 let node = target.find(cluster);
@@ -252,7 +384,22 @@ impl Fault {
             | Self::FailSync(..)
             | Self::TearWrite(_)
             | Self::FailReads(..)
+            | Self::FailingDisk(..)
+            | Self::LoseWrite(_)
             | Self::Corrupt(..) => self.apply_to_disk(cluster),
+            Self::SwapDirectories(..)
+            | Self::OldCopy(..)
+            | Self::Wipe(_)
+            | Self::Replace(_)
+            | Self::TryLearner
+            | Self::ChangeVersion(_) => self.apply_by_operator(cluster),
+            Self::ClockStall(target, ms) => {
+                let node = target.find(cluster);
+                cluster.set_clock_rate(node, 0);
+                ends_after(cluster, ms, move |cluster| {
+                    cluster.set_clock_rate(node, 1_000_000);
+                });
+            }
             Self::ClockRate(target, rate, ms) => {
                 let node = target.find(cluster);
                 cluster.set_clock_rate(node, rate);
@@ -278,11 +425,11 @@ impl Fault {
                 let node = target.find(cluster);
                 let slow = ProcessOptions {
                     sync: Latency::us(80, us),
-                    ..ProcessOptions::default()
+                    ..cluster.process_options()
                 };
                 cluster.set_process(node, slow);
                 ends_after(cluster, ms, move |cluster| {
-                    cluster.set_process(node, ProcessOptions::default());
+                    cluster.reset_process(node);
                 });
             }
             Self::FullDisk(target, bytes, ms) => {
@@ -308,6 +455,17 @@ impl Fault {
                 let node = target.find(cluster);
                 cluster.corrupt(node, corruption);
             }
+            Self::FailingDisk(target, (writes, reads), ms) => {
+                let node = target.find(cluster);
+                cluster.set_disk_failing(node, writes, reads);
+                ends_after(cluster, ms, move |cluster| {
+                    cluster.set_disk_failing(node, 0, 0);
+                });
+            }
+            Self::LoseWrite(target) => {
+                let node = target.find(cluster);
+                cluster.lose_next_write(node);
+            }
             Self::Crash(..)
             | Self::CrashAll(_)
             | Self::CrashAtEffect(..)
@@ -317,8 +475,51 @@ impl Fault {
             | Self::Transfer(_)
             | Self::ChangeVoters(_)
             | Self::ClockRate(..)
-            | Self::ClockStep(..) => {}
+            | Self::ClockStep(..)
+            | Self::ClockStall(..)
+            | Self::SwapDirectories(..)
+            | Self::OldCopy(..)
+            | Self::Wipe(_)
+            | Self::Replace(_)
+            | Self::TryLearner
+            | Self::ChangeVersion(_) => {}
         }
+    }
+
+    fn apply_by_operator(self, cluster: &mut Cluster) {
+        if let Self::SwapDirectories(one, other) = self {
+            let (one, other) = (one.find(cluster), other.find(cluster));
+            cluster.swap_directories(one, other);
+        } else if let Self::OldCopy(target, ms) = self {
+            let node = target.find(cluster);
+            cluster.crash_by(node, CrashKind::Killed);
+            cluster.copy_directory(node);
+            ends_after(cluster, ms, move |cluster| use_old_copy(cluster, node));
+        } else if let Self::Wipe(target) = self {
+            let node = target.find(cluster);
+            cluster.ask_operator(Task::Wipe(node));
+        } else if let Self::Replace(target) = self {
+            let node = target.find(cluster);
+            cluster.ask_operator(Task::Replace(node));
+        } else if self == Self::TryLearner {
+            cluster.ask_operator(Task::TryLearner);
+        } else if let Self::ChangeVersion(target) = self {
+            let node = target.find(cluster);
+            let other = match cluster.version(node) {
+                Some(ProtocolVersion::OLDEST) => ProtocolVersion::NEWEST,
+                Some(_) | None => ProtocolVersion::OLDEST,
+            };
+            cluster.set_version(node, other);
+            cluster.crash_by(node, CrashKind::Killed);
+        }
+    }
+}
+
+/// Somebody puts a backup in the place of a directory, and later the real one back.
+fn use_old_copy(cluster: &mut Cluster, node: NodeId) {
+    if cluster.start_old_copy(node) {
+        cluster.count_fault("old-copy");
+        ends_after(cluster, OLD_COPY_MS, move |cluster| cluster.put_back(node));
     }
 }
 

@@ -13,13 +13,14 @@ use std::collections::BTreeSet;
 
 use raft_core::{RaftCore, Role, Time};
 use raft_node::ReadConsistency;
-use raft_proto::{LogPosition, NodeId, Term};
+use raft_proto::{LogPosition, Membership, NodeId, Term};
 
+use super::operator::committed_membership;
 use super::plan::{Ending, Plan, STREAM_CORE};
 use super::workload::Workload;
 use crate::cluster::{Cluster, Ticket};
 use crate::network::Shape;
-use crate::options::{LinkOptions, ProcessOptions};
+use crate::options::LinkOptions;
 use crate::random::{Random, Stream};
 
 /// How many of the longest election timeouts recovery may take.
@@ -28,6 +29,8 @@ const ELECTION_TIMEOUTS: u64 = 50;
 const STABLE_MS: u64 = 2_000;
 /// How often a request is repeated that was refused, in milliseconds.
 const RETRY_MS: u64 = 100;
+/// How often something is written while no leader is stable, in milliseconds.
+const PROBE_MS: u64 = 1_000;
 /// How often the state of the core is looked at, in milliseconds.
 const LOOK_MS: u64 = 20;
 
@@ -42,7 +45,7 @@ pub(super) fn demand(
     let sound: Vec<_> = nodes
         .iter()
         .copied()
-        .filter(|node| !cluster.was_corrupted(*node))
+        .filter(|node| cluster.is_formed(*node) && !cluster.was_corrupted(*node))
         .collect();
     cluster.freeze();
     if plan.ending == Ending::LastingPartition {
@@ -62,14 +65,18 @@ pub(super) fn demand(
         cluster.begin_partition_around(shape, around, &mut random);
         progress_despite_partition(cluster, &healed, workload, shape)?;
     }
+    if plan.ending == Ending::Everybody {
+        let all = sound.into_iter().collect();
+        heal(cluster, &all)?;
+        let members = settled_members(cluster)?;
+        let core: BTreeSet<_> = all.intersection(&members).copied().collect();
+        return recover(cluster, &core, workload);
+    }
     let quorum = nodes.len() as u64 / 2 + 1;
     let mut core = sound;
     random.shuffle(&mut core);
     let size = random.between(quorum, core.len() as u64) as usize;
-    match plan.ending {
-        Ending::Core | Ending::LastingPartition => core.truncate(size),
-        Ending::Everybody => {}
-    }
+    core.truncate(size);
     let core: BTreeSet<_> = core.into_iter().collect();
     if let Some(leader) = cluster.leader()
         && !core.contains(&leader)
@@ -88,11 +95,13 @@ pub(super) fn demand(
 fn heal(cluster: &mut Cluster, core: &BTreeSet<NodeId>) -> Result<(), String> {
     cluster.heal_among(core);
     for &node in core {
+        cluster.put_back(node);
         cluster.resume(node);
         cluster.set_disk_room(node, None);
         cluster.calm_disk(node);
         cluster.resume_disk(node);
-        cluster.set_process(node, ProcessOptions::default());
+        cluster.set_disk_failing(node, 0, 0);
+        cluster.reset_process(node);
         if !cluster.is_running(node) {
             let started = cluster.try_restart(node);
             started.map_err(|error| format!("{node} does not start on a sound disk: {error}"))?;
@@ -106,6 +115,31 @@ fn heal(cluster: &mut Cluster, core: &BTreeSet<NodeId>) -> Result<(), String> {
     Ok(())
 }
 
+/// The members, once a leader knows who they are, no change is under way, and that stays so.
+fn settled_members(cluster: &mut Cluster) -> Result<BTreeSet<NodeId>, String> {
+    let end = deadline(cluster);
+    let mut since: Option<(Membership, Time)> = None;
+    while cluster.now() < end {
+        cluster.run_for_ms(LOOK_MS);
+        let now = cluster.now();
+        since = match (committed_membership(cluster), since) {
+            (None, _) => None,
+            (Some(found), Some((before, at))) if found == before => Some((before, at)),
+            (Some(found), _) => Some((found, now)),
+        };
+        if let Some((found, at)) = &since
+            && now.ms_since(*at) >= STABLE_MS
+        {
+            return Ok(found.members.keys().copied().collect());
+        }
+    }
+    let nodes = cluster.node_ids().into_iter();
+    let seen: Vec<_> = nodes.map(|node| cluster.state(node)).collect();
+    Err(format!(
+        "liveness: nobody settles who the members are: {seen:?}"
+    ))
+}
+
 fn deadline(cluster: &Cluster) -> Time {
     let longest = cluster.longest_election_timeout_ms();
     cluster.now().plus_ms(ELECTION_TIMEOUTS * longest)
@@ -117,7 +151,7 @@ fn recover(
     workload: &dyn Workload,
 ) -> Result<(), String> {
     let end = deadline(cluster);
-    let leader = stable_leader(cluster, core, end)?;
+    let leader = stable_leader(cluster, core, workload, end)?;
     let write = write_at(cluster, core, workload, end)?;
     if !core.contains(&leader) {
         // Frozen faults may slow down everything that this leader does: progress is all it owes.
@@ -176,12 +210,21 @@ fn cut_half_linked(cluster: &mut Cluster, core: &BTreeSet<NodeId>) {
 fn stable_leader(
     cluster: &mut Cluster,
     core: &BTreeSet<NodeId>,
+    workload: &dyn Workload,
     end: Time,
 ) -> Result<NodeId, String> {
     let mut since = None;
+    let mut probed = cluster.now();
     while cluster.now() < end {
         cluster.run_for_ms(LOOK_MS);
         let now = cluster.now();
+        if let Some(leader) = cluster.leader()
+            && now.ms_since(probed) >= PROBE_MS
+        {
+            // Only a write shows a leader that its disk hangs, and clients do write.
+            probed = now;
+            let _ = cluster.propose(leader, workload.probe_command());
+        }
         since = match (followed(cluster, core), since) {
             (None, _) => None,
             (Some(found), Some((before, at))) if found == before => Some((before, at)),

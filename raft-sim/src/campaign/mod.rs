@@ -6,12 +6,15 @@
 
 mod fault;
 mod liveness;
+mod operator;
 mod plan;
 mod runner;
 mod shrink;
 mod workload;
 
 pub use self::fault::{Fault, FaultKind, Target};
+pub(crate) use self::operator::{Task, Tasks};
+
 pub use self::plan::{Ending, Plan, TROUBLE_MS, World};
 pub use self::runner::{Failure, Report, WorkloadFactory, run};
 pub use self::shrink::{Shrunk, shrink};

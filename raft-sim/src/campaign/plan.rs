@@ -60,6 +60,12 @@ pub struct World {
     pub small_buffers: bool,
     /// Segments of 64 KiB.
     pub small_segments: bool,
+    /// Longest time that a restore takes, in milliseconds.
+    pub restore_ms_max: u64,
+    /// How many nodes begin with the oldest version of the protocol.
+    pub old_versions: u64,
+    /// Nodes that wait to be members.
+    pub spares: u64,
     /// When nodes take snapshots; `None` for the defaults, under which they hardly ever do.
     pub snapshots: Option<SnapshotSizes>,
 }
@@ -114,12 +120,20 @@ impl Plan {
         if random_sizes.per_mille(700) {
             world.snapshots = Some(SnapshotSizes::draw(&mut random_sizes));
         }
-        let faults = draw_faults(seed, &mut random);
-        let ending = if changes_voters(&faults) {
+        world.restore_ms_max = *random_sizes.pick(&[1, 1, 100, 1_500]);
+        if random_sizes.per_mille(300) {
+            world.old_versions = random_sizes.between(1, world.nodes);
+        }
+        let kinds = draw_kinds(&mut random);
+        let faults = draw_faults(seed, &kinds);
+        let ending = if kinds.iter().any(|kind| kind.changes_members()) {
             Ending::Everybody
         } else {
             ending
         };
+        if kinds.contains(&FaultKind::Replace) || kinds.contains(&FaultKind::TryLearner) {
+            world.spares = 1;
+        }
         Self {
             seed,
             world,
@@ -138,6 +152,9 @@ impl Plan {
         options.links = world.links;
         options.client_links = world.client_links;
         options.transport = world.transport;
+        options.spares = world.spares;
+        options.old_versions = world.old_versions;
+        options.process.restore = Latency::us(50, world.restore_ms_max * 1_000);
         options.clock = ClockOptions {
             drift_ppm_max: world.drift_ppm_max,
         };
@@ -182,7 +199,10 @@ impl World {
             drift_ppm_max: *random.pick(&[0, 100, 10_000, 100_000]),
             small_messages: random.per_mille(300),
             small_buffers: random.per_mille(300),
-            small_segments: random.per_mille(500),
+            small_segments: random.per_mille(250),
+            restore_ms_max: 1,
+            old_versions: 0,
+            spares: 0,
             snapshots: None,
         }
     }
@@ -253,18 +273,24 @@ fn draw_links(random: &mut Random) -> LinkOptions {
     links
 }
 
-/// Some kinds of fault, each at its own rate, all in the order of time.
-fn draw_faults(seed: u64, random: &mut Random) -> Vec<(u64, Fault)> {
+/// Some kinds of fault that go with each other.
+fn draw_kinds(random: &mut Random) -> Vec<FaultKind> {
     let mut kinds = FaultKind::ALL.to_vec();
     random.shuffle(&mut kinds);
     let count = random.between(KINDS_MIN as u64 + 1, 7) as usize;
-    let mut faults = Vec::new();
-    let mut chosen = kinds[..count].to_vec();
-    if chosen.contains(&FaultKind::ChangeVoters) {
-        // Damage takes nodes away for good, and a quorum of fewer voters may need them.
-        chosen.retain(|kind| *kind != FaultKind::Corrupt);
+    let mut chosen: Vec<FaultKind> = Vec::new();
+    for kind in kinds {
+        if chosen.len() < count && chosen.iter().all(|other| kind.goes_with(*other)) {
+            chosen.push(kind);
+        }
     }
-    for kind in &chosen {
+    chosen
+}
+
+/// Faults of these kinds, each at its own rate, all in the order of time.
+fn draw_faults(seed: u64, chosen: &[FaultKind]) -> Vec<(u64, Fault)> {
+    let mut faults = Vec::new();
+    for kind in chosen {
         let number = FaultKind::ALL.iter().position(|other| other == kind);
         let number = number.unwrap_or_default() as u64;
         let mut random = Random::stream(seed, Stream::Nemesis(number));
@@ -281,11 +307,6 @@ fn draw_faults(seed: u64, random: &mut Random) -> Vec<(u64, Fault)> {
     faults.retain(|(at, _)| *at < TROUBLE_MS);
     faults.sort_by_key(|(at, _)| *at);
     faults
-}
-
-fn changes_voters(faults: &[(u64, Fault)]) -> bool {
-    let is_change = |(_, fault): &(u64, Fault)| matches!(fault, Fault::ChangeVoters(_));
-    faults.iter().any(is_change)
 }
 
 #[cfg(test)]

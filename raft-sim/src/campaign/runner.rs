@@ -9,6 +9,7 @@ use raft_core::Time;
 use raft_proto::NodeId;
 
 use super::liveness;
+use super::operator::Operator;
 use super::plan::{Plan, STREAM_RESTARTS};
 use super::workload::Workload;
 use crate::cluster::{Cluster, CrashKind, StartFailure};
@@ -110,10 +111,12 @@ fn play(cluster: &mut Cluster, plan: &Plan, workload: &mut dyn Workload) -> Resu
     }
     workload.spawn(cluster, plan);
     let mut restarts = Restarts::new(plan.seed);
+    let mut operator = Operator::default();
     let end = Time::from_ms(plan.trouble_ms);
     while cluster.now() < end {
         cluster.run_for_ms(LOOK_MS);
         restarts.look(cluster);
+        operator.look(cluster);
     }
     liveness::demand(cluster, plan, workload)?;
     if !cluster.run_until(CLIENTS_END_MS, |cluster| cluster.clients_running() == 0) {
@@ -155,7 +158,8 @@ impl Restarts {
     fn look(&mut self, cluster: &mut Cluster) {
         let now = cluster.now();
         for node in cluster.node_ids() {
-            if cluster.is_running(node) || cluster.is_damaged(node) {
+            let is_up = cluster.is_running(node) || !cluster.is_formed(node);
+            if is_up || cluster.is_damaged(node) {
                 self.due.remove(&node);
                 continue;
             }

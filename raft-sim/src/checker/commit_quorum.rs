@@ -64,7 +64,7 @@ pub(super) fn check_counting(view: &NodeView<'_>, seen: Option<Seen>) -> Result<
     Ok(())
 }
 
-fn is_joint_quorum(membership: &Membership, holders: &BTreeSet<NodeId>) -> bool {
+pub(super) fn is_joint_quorum(membership: &Membership, holders: &BTreeSet<NodeId>) -> bool {
     is_quorum(&membership.voters, holders) && is_quorum(&membership.outgoing, holders)
 }
 

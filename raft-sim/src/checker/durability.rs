@@ -59,10 +59,14 @@ fn may_be_found(facts: &Facts, node: NodeId, found: &Image, snapshot: Option<Log
     if is_expected(&facts.chain, &known.image, &known.in_flight, found) {
         return true;
     }
+    let lossy = known.without_what_is_lost();
+    if lossy.as_ref() == Some(found) {
+        return true;
+    }
     // What was under way may have become durable before the snapshot was installed.
     let images = || images_of(&facts.chain, &known.image, &known.in_flight);
     snapshot.is_some_and(|position| {
-        let mut images = images().into_iter();
+        let mut images = images().into_iter().chain(lossy);
         images.any(|before| is_installed_late(&before, found, position))
     })
 }

@@ -20,6 +20,8 @@ pub(super) struct NodeFacts {
     pub(super) snapshot: LogIndex,
     /// What its state machine has applied.
     pub(super) applied: LogIndex,
+    /// Entries from here on were durable, and the medium does not have them.
+    pub(super) lost_from: Option<LogIndex>,
     pub(super) seen: Option<Seen>,
     /// The membership in force when it was seen last, and where its log said so.
     pub(super) configuration: Option<Configuration>,
@@ -39,6 +41,8 @@ pub(super) struct Facts {
     pub(super) entries: Entries,
     pub(super) chain: Vec<Committed>,
     pub(super) nodes: BTreeMap<NodeId, NodeFacts>,
+    /// The logs that were on disks when these were cleared.
+    pub(super) former: BTreeMap<NodeId, Vec<Term>>,
 }
 
 impl Facts {
@@ -52,11 +56,15 @@ impl Facts {
         self.chain.get(at).map(|committed| committed.term)
     }
 
-    /// Who holds this entry durably.
+    /// Who holds this entry durably, or did when its disk was cleared: that may have been counted.
     pub(super) fn holders(&self, index: LogIndex, term: Term) -> BTreeSet<NodeId> {
         let at = index.0 as usize - 1;
-        let holds = |facts: &NodeFacts| facts.image.terms.get(at) == Some(&term);
-        let holders = self.nodes.iter().filter(|(_, facts)| holds(facts));
+        let now = self
+            .nodes
+            .iter()
+            .map(|(id, facts)| (id, &facts.image.terms));
+        let all = now.chain(&self.former);
+        let holders = all.filter(|(_, terms)| terms.get(at) == Some(&term));
         holders.map(|(id, _)| *id).collect()
     }
 }

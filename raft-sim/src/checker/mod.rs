@@ -18,6 +18,7 @@
 //! | purged ≤ snapshot ≤ applied ≤ committed ≤ last | `order` |
 //! | no vote or acknowledgement before its fsync | `promises` |
 //! | what was durable, or is committed, stays | `durability` |
+//! | what a damaged disk may cost | `damage` |
 //! | one change of membership at a time | `one_change` |
 //! | the configuration in force is the log's latest | `configuration` |
 //! | equal states and replies after equal entries | `state_hash` |
@@ -28,6 +29,7 @@
 mod commit_chain;
 mod commit_quorum;
 mod configuration;
+mod damage;
 mod durability;
 mod election_safety;
 pub mod exactly_once;

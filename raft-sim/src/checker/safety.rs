@@ -22,7 +22,7 @@ use super::{
 /// See the module's page.
 #[derive(Default)]
 pub struct SafetyChecker {
-    facts: Facts,
+    pub(super) facts: Facts,
     elections: ElectionSafety,
     promises: Promises,
     hashes: StateHashes,
@@ -72,8 +72,11 @@ impl SafetyChecker {
             entries,
             chain,
             nodes,
+            ..
         } = &mut self.facts;
-        let image = &mut nodes.entry(node).or_default().image;
+        let known = nodes.entry(node).or_default();
+        known.lost_from = None;
+        let image = &mut known.image;
         if let LogChange::Write { write, .. } = change {
             hard_state::check(node, image.hard_state, write)?;
         }
@@ -191,12 +194,6 @@ impl SafetyChecker {
     #[must_use]
     pub fn committed(&self) -> LogIndex {
         LogIndex(self.facts.chain.len() as u64)
-    }
-
-    /// Everything on a node's disk is gone, and with it what it promised. Only one that is no
-    /// member any more may come back like that.
-    pub fn wiped(&mut self, node: NodeId) {
-        self.facts.nodes.remove(&node);
     }
 }
 

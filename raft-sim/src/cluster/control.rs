@@ -6,6 +6,7 @@ use raft_core::Recovered;
 use raft_node::driver::Input;
 use raft_proto::{Boot, Incarnation, NodeId, ProtocolVersion};
 
+use super::door::Greeting;
 use super::node::ProcessId;
 use super::witness;
 use super::{Cluster, CrashKind, Event, PeerNotice, StartFailure};
@@ -14,6 +15,9 @@ use crate::marks::Mark;
 use crate::network::{Shape, Traffic};
 use crate::options::{LinkOptions, ProcessOptions};
 use crate::random::Random;
+
+/// How often nodes say hello again that did not admit each other, in milliseconds.
+const HELLO_RETRY_MS: u64 = 250;
 
 /// What one node knows of its connection to another.
 #[derive(Default)]
@@ -71,7 +75,8 @@ impl Cluster {
             self.finish_sync(id);
         }
         if let Some(process) = self.nodes.get_mut(&node).and_then(|n| n.process.take()) {
-            self.checker.stopped(node, process.writer.in_flight());
+            let known_as = self.known_as(node);
+            self.checker.stopped(known_as, process.writer.in_flight());
             drop(process);
         }
         self.record(node, "stops", "", &[]);
@@ -96,6 +101,10 @@ impl Cluster {
     /// If it runs already, or cannot start although its disk has no fault.
     pub fn try_restart(&mut self, node: NodeId) -> Result<(), StartFailure> {
         assert!(self.is_formed(node), "{node} has not joined yet");
+        if self.is_old_copy(node) {
+            // Nobody restarts what everybody refuses.
+            return Err(self.old_copy_failed(node));
+        }
         let machine = witness::listen(node, (self.machines)(node), &self.replies);
         let Some(entry) = self.nodes.get_mut(&node) else {
             panic!("there is no {node} in this world");
@@ -110,6 +119,10 @@ impl Cluster {
             Ok(recovered) => recovered,
             Err(error) => return Err(self.note_failed_start(node, &error)),
         };
+        let lost_from = self.checker.lost_from(node);
+        if lost_from.is_some_and(|first| recovered.last.index < first) {
+            self.tally.mark(Mark::AcknowledgedForgotten);
+        }
         let checked = self.checker.started(node, &start_view(&recovered));
         checked.unwrap_or_else(|violation| panic!("{violation}"));
         self.forget_applied(node);
@@ -254,6 +267,30 @@ impl Cluster {
         entry.latencies = latencies;
     }
 
+    /// How long things take inside a node and on its disk, as the world began.
+    #[must_use]
+    pub fn process_options(&self) -> ProcessOptions {
+        self.options.process
+    }
+
+    /// Changes that back to how the world began.
+    pub fn reset_process(&mut self, node: NodeId) {
+        self.set_process(node, self.options.process);
+    }
+
+    /// From its next start on a node speaks versions of the protocol up to this one.
+    pub fn set_version(&mut self, node: NodeId, newest: ProtocolVersion) {
+        if let Some(entry) = self.nodes.get_mut(&node) {
+            entry.version = newest;
+        }
+    }
+
+    /// The newest version of the protocol that a node speaks from its next start on.
+    #[must_use]
+    pub fn version(&self, node: NodeId) -> Option<ProtocolVersion> {
+        self.nodes.get(&node).map(|node| node.version)
+    }
+
     /// What all nodes have sent to each other.
     #[must_use]
     pub fn traffic(&self) -> Traffic {
@@ -283,9 +320,7 @@ impl Cluster {
             return;
         };
         let observer_id = process.id;
-        let is_open = self.network.is_open(observer, peer)
-            && self.network.is_open(peer, observer)
-            && self.admit_each_other(observer, peer);
+        let is_open = self.network.is_open(observer, peer) && self.network.is_open(peer, observer);
         let reached = self.nodes.get(&peer).and_then(|n| n.process.as_ref());
         let reached = reached
             .filter(|_| is_open)
@@ -311,14 +346,14 @@ impl Cluster {
         let notice = PeerNotice {
             observer: observer_id,
             peer,
-            hello: reached.map(|(_, incarnation, boot)| (incarnation, boot)),
+            met: reached.map(|(process, ..)| process),
             generation: connection.generation,
         };
         let at = self.now.plus_ns(delay_ns);
         self.agenda.schedule(at, Event::PeerNotice(notice));
     }
 
-    pub(super) fn notify_peer(&mut self, notice: &PeerNotice) {
+    pub(super) fn notify_peer(&mut self, notice: PeerNotice) {
         let (observer, peer) = (notice.observer, notice.peer);
         let Some(connection) = self.connections.0.get_mut(&(observer.node, peer)) else {
             return;
@@ -326,17 +361,25 @@ impl Cluster {
         if connection.generation != notice.generation || self.process(observer).is_none() {
             return;
         }
+        let version = match notice.met.map(|met| self.greet(observer, met)) {
+            None => ProtocolVersion::OLDEST,
+            Some(Greeting::Welcome(version)) => version,
+            Some(Greeting::NotYet) => {
+                let at = self.now.plus_ms(HELLO_RETRY_MS);
+                return self.agenda.schedule(at, Event::PeerNotice(notice));
+            }
+        };
         let Some(connection) = self.connections.0.get_mut(&(observer.node, peer)) else {
             return;
         };
         connection.told = connection.wanted;
-        let (input, what) = match notice.hello {
-            Some((incarnation, boot)) => {
+        let (input, what) = match connection.told {
+            Some((_, incarnation, boot)) => {
                 let up = Input::PeerUp {
                     peer,
                     incarnation,
                     boot,
-                    version: ProtocolVersion::NEWEST,
+                    version,
                 };
                 (up, "sees")
             }
@@ -348,7 +391,7 @@ impl Cluster {
 }
 
 /// What the checker is to hear of a start.
-fn start_view(recovered: &Recovered) -> StartView {
+pub(super) fn start_view(recovered: &Recovered) -> StartView {
     let count = recovered.last.index.next().since(recovered.first_index);
     let mut terms = Vec::with_capacity(count as usize);
     for (at, run) in recovered.term_runs.iter().enumerate() {

@@ -3,17 +3,12 @@
 use std::fmt;
 
 use raft_core::Time;
-use raft_node::driver::Input;
 use raft_proto::NodeId;
 use thiserror::Error;
 
 use super::node::{ProcessId, StartError};
 use super::{Cluster, Event};
-use crate::disk::{Corruption, PagesAfterFailure};
 use crate::marks::{Mark, Tally};
-
-/// How often a full disk is tried again, in milliseconds; as the runtime does.
-const DISK_FULL_RETRY_MS: u64 = 250;
 
 /// How a process ends without being asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +38,9 @@ pub(super) struct Trouble {
     /// The process ends before its so-many-th effect from now on.
     crash_at_effect: Option<(u64, CrashKind)>,
     /// It has reported damage and does not start any more.
-    is_damaged: bool,
+    pub(super) is_damaged: bool,
+    /// The medium is to lose a write that the process takes for durable.
+    pub(super) loses_write: bool,
     /// The last recovery dropped a torn batch.
     pub(super) dropped_torn: bool,
 }
@@ -51,6 +48,10 @@ pub(super) struct Trouble {
 impl Cluster {
     /// Ends a node's process without warning. Does nothing if it does not run.
     pub fn crash_by(&mut self, node: NodeId, kind: CrashKind) {
+        let known_as = self.known_as(node);
+        if self.restores(node) {
+            self.tally.mark(Mark::CrashedInRestore);
+        }
         let Some(entry) = self.nodes.get_mut(&node) else {
             return;
         };
@@ -59,7 +60,7 @@ impl Cluster {
         };
         entry.trouble.paused = None;
         entry.trouble.crash_at_effect = None;
-        self.checker.stopped(node, process.writer.in_flight());
+        self.checker.stopped(known_as, process.writer.in_flight());
         let what = match kind {
             CrashKind::PowerCut => {
                 entry.disk.crash(process.into_disk_work());
@@ -139,6 +140,7 @@ impl Cluster {
     /// # Panics
     /// If no failure was injected that could explain it.
     pub(super) fn halt(&mut self, node: NodeId, why: &dyn fmt::Display) {
+        let known_as = self.known_as(node);
         let Some(entry) = self.nodes.get_mut(&node) else {
             return;
         };
@@ -148,7 +150,7 @@ impl Cluster {
             return;
         };
         entry.trouble.paused = None;
-        self.checker.stopped(node, process.writer.in_flight());
+        self.checker.stopped(known_as, process.writer.in_flight());
         entry.disk.abandon(process.into_disk_work());
         self.tally.mark(Mark::StoppedByDisk);
         self.record(node, "stops for its disk", "", &[]);
@@ -195,71 +197,6 @@ impl Cluster {
     #[must_use]
     pub fn was_corrupted(&self, node: NodeId) -> bool {
         self.atlas.is_victim(node)
-    }
-
-    /// Damages what a node has stored, unless too many disks would then be damaged to keep a good
-    /// copy of everything committed. Says whether it did.
-    pub fn corrupt(&mut self, node: NodeId, corruption: Corruption) -> bool {
-        if !self.atlas.allows(node) {
-            return false;
-        }
-        let changed = self
-            .nodes
-            .get(&node)
-            .is_some_and(|entry| entry.disk.corrupt(corruption));
-        if changed {
-            self.atlas.note(node);
-            self.record(node, "is damaged", "", &[]);
-        }
-        changed
-    }
-
-    /// Lets a node's next sync fail.
-    pub fn fail_next_sync(&mut self, node: NodeId, pages: PagesAfterFailure) {
-        if let Some(entry) = self.nodes.get(&node) {
-            entry.disk.fail_next_sync(pages);
-        }
-    }
-
-    /// Lets a node's next write fail after some of its blocks.
-    pub fn tear_next_write(&mut self, node: NodeId) {
-        if let Some(entry) = self.nodes.get(&node) {
-            entry.disk.tear_next_write();
-        }
-    }
-
-    /// Lets so many reads of a node's disk fail.
-    pub fn fail_reads(&mut self, node: NodeId, count: u32) {
-        if let Some(entry) = self.nodes.get(&node) {
-            entry.disk.fail_reads(count);
-        }
-    }
-
-    /// Leaves room for so many bytes more on a node's disk; `None` for any number.
-    pub fn set_disk_room(&mut self, node: NodeId, bytes: Option<u64>) {
-        if let Some(entry) = self.nodes.get(&node) {
-            entry.disk.set_room(bytes);
-        }
-    }
-
-    /// From now on no sync of this node ends.
-    pub fn stall_disk(&mut self, node: NodeId) {
-        if let Some(entry) = self.nodes.get_mut(&node) {
-            entry.disk.stall();
-            self.record(node, "has a disk that hangs", "", &[]);
-        }
-    }
-
-    /// Its syncs end again.
-    pub fn resume_disk(&mut self, node: NodeId) {
-        let Some(entry) = self.nodes.get_mut(&node) else {
-            return;
-        };
-        let is_held = entry.disk.resume();
-        let running = entry.process.as_ref().map(|process| process.id);
-        if let (true, Some(id)) = (is_held, running) {
-            self.schedule_sync_end(id);
-        }
     }
 
     /// Stops a process without ending it (SIGSTOP). Messages go on arriving.
@@ -344,19 +281,12 @@ impl Cluster {
         }
     }
 
-    /// The log found no room; as the runtime does, it says so and tries again.
-    pub(super) fn wait_for_room(&mut self, id: ProcessId) {
-        self.tally.mark(Mark::WaitedForRoom);
-        self.give(id, Input::DiskFull);
-        let at = self.now.plus_ms(DISK_FULL_RETRY_MS);
-        self.agenda.schedule(at, Event::Synced(id));
-    }
-
     /// Keeps every fault that lasts as it is, for good.
     pub fn freeze(&mut self) {
         self.is_frozen = true;
         for node in self.nodes.values_mut() {
             node.trouble.crash_at_effect = None;
+            node.trouble.loses_write = false;
         }
         self.record(NodeId(0), "freezes", "", &[]);
     }
@@ -365,13 +295,6 @@ impl Cluster {
     #[must_use]
     pub fn is_frozen(&self) -> bool {
         self.is_frozen
-    }
-
-    /// Takes back failures of a node's disk that were ordered and not met yet.
-    pub fn calm_disk(&mut self, node: NodeId) {
-        if let Some(entry) = self.nodes.get(&node) {
-            entry.disk.calm();
-        }
     }
 
     /// Counts a fault of a kind.

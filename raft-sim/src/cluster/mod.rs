@@ -1,7 +1,11 @@
 //! The world: nodes, links, disks, clocks and clients on one agenda, one event at a time.
 
 mod control;
+mod copies;
+mod disks;
+mod door;
 mod faults;
+mod forming;
 mod node;
 mod observe;
 mod operator;
@@ -18,7 +22,7 @@ use bytes::Bytes;
 use raft_core::{Role, Time};
 use raft_node::StateMachine;
 use raft_node::driver::LogReadRequest;
-use raft_proto::{Boot, ClusterId, Incarnation, LogIndex, Membership, NodeId, Term};
+use raft_proto::{ClusterId, LogIndex, Membership, NodeId, Term};
 
 pub use self::faults::{CrashKind, StartFailure};
 pub use self::observe::AppliedCommand;
@@ -26,12 +30,14 @@ pub use self::operator::PendingChange;
 pub use self::requests::{Proposed, Ticket};
 
 use self::control::Connections;
+use self::door::Acquaintances;
+use self::forming::Newcomers;
 use self::node::{Node, ProcessId};
 use self::observe::AppliedLog;
-use self::operator::Newcomers;
 use self::requests::{Mailbox, Tickets};
 use self::witness::Replies;
 use crate::atlas::FaultAtlas;
+use crate::campaign::{Task, Tasks};
 use crate::checker::{LogChange, SafetyChecker};
 use crate::client::{CallError, Clients, Request, SimClient, WaitId, Wish};
 use crate::marks::Tally;
@@ -93,8 +99,8 @@ struct Packet {
 struct PeerNotice {
     observer: ProcessId,
     peer: NodeId,
-    /// The peer's life and boot, or `None` if it is gone.
-    hello: Option<(Incarnation, Boot)>,
+    /// The peer's process, or `None` if it is gone.
+    met: Option<ProcessId>,
     /// Of the connection; an older notice is void.
     generation: u64,
 }
@@ -116,6 +122,8 @@ pub struct Cluster {
     nodes: BTreeMap<NodeId, Node>,
     network: Network,
     connections: Connections,
+    acquaintances: Acquaintances,
+    tasks: Tasks,
     clients: Clients,
     client_links: BTreeMap<u64, Random>,
     client_link_options: LinkOptions,
@@ -150,7 +158,7 @@ impl Cluster {
         let seed = options.seed;
         let voters = options.nodes;
         let ids: Vec<NodeId> = (1..=voters + options.spares).map(NodeId).collect();
-        let node = |id: &NodeId| (*id, Node::new(seed, *id, options.process));
+        let node = |id: &NodeId| (*id, Node::new(&options, *id));
         let nodes: BTreeMap<NodeId, Node> = ids.iter().map(node).collect();
         let membership = Membership::of_voters(
             (nodes.iter().filter(|(id, _)| id.0 <= voters))
@@ -168,6 +176,8 @@ impl Cluster {
             nodes,
             network: Network::new(seed, &ids, options.links),
             connections: Connections::default(),
+            acquaintances: Acquaintances::default(),
+            tasks: Tasks::default(),
             clients: Clients::new(seed),
             client_links: BTreeMap::new(),
             client_link_options: options.client_links,
@@ -300,6 +310,15 @@ impl Cluster {
         self.agenda.schedule(at, Event::Act(Box::new(action)));
     }
 
+    /// Has an operator do something, when there is time.
+    pub(crate) fn ask_operator(&mut self, task: Task) {
+        self.tasks.push(task);
+    }
+
+    pub(crate) fn take_task(&mut self) -> Option<Task> {
+        self.tasks.pop()
+    }
+
     /// Lets the next event happen.
     fn step(&mut self) {
         let Some((at, event)) = self.agenda.pop() else {
@@ -314,7 +333,7 @@ impl Cluster {
             Event::Step(process) => self.step_process(process),
             Event::Wake(process) => self.wake_process(process),
             Event::Arrive(packet) => self.arrive(&packet),
-            Event::PeerNotice(notice) => self.notify_peer(&notice),
+            Event::PeerNotice(notice) => self.notify_peer(notice),
             Event::Synced(process) => self.finish_sync(process),
             Event::VouchDue(process, syncs) => self.vouch(process, syncs),
             Event::Apply(process) => self.apply_next(process),

@@ -4,12 +4,16 @@ use std::collections::VecDeque;
 
 use raft_core::{Config, CoreError, RaftCore, Time};
 use raft_log::{DataDir, LogReader, SnapshotStore};
-use raft_node::driver::{ApplyBatch, CutStep, Driver, Input, SnapshotJob};
+use raft_node::driver::{ApplyBatch, CutStep, Driver, DriverLimits, Input, SnapshotJob};
 use raft_node::{SnapshotKeeper, StateMachine, startup};
-use raft_proto::{Boot, ClusterId, Incarnation, LogIndex, LogPosition, Member, NodeId};
+use raft_proto::{
+    Boot, ClusterId, Incarnation, LogIndex, LogPosition, Member, NodeId, ProtocolVersion,
+};
 use thiserror::Error;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::copies::Copies;
+use super::door::Door;
 use super::faults::Trouble;
 use crate::clock::NodeClock;
 use crate::disk::{Disk, DiskError, DiskWork, LogWriter, OpenDisk};
@@ -17,7 +21,7 @@ use crate::options::{ClusterOptions, ProcessOptions};
 use crate::random::{Random, Stream};
 
 /// One life of a node's process; what was meant for an earlier life does not reach a later one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ProcessId {
     pub(crate) node: NodeId,
     pub(crate) life: u64,
@@ -33,6 +37,9 @@ pub(crate) struct Node {
     clock_random: Random,
     /// What a scenario does to it beyond that.
     pub(super) trouble: Trouble,
+    pub(super) copies: Copies,
+    /// The newest version of the protocol that its next process speaks.
+    pub(crate) version: ProtocolVersion,
     /// How many processes there were.
     pub(crate) life: u64,
     /// How many of them there were when the disk was wiped last.
@@ -64,8 +71,9 @@ pub(crate) struct Process {
     pub(crate) jobs: VecDeque<SnapshotJob>,
     /// The cut that is being taken: the last entry applied before it, and a hash of its parts.
     pub(crate) cut: (LogIndex, Xxh3),
-    /// Holds the lock of the data directory.
-    _directory: DataDir,
+    /// Also holds the lock of the data directory.
+    pub(crate) directory: DataDir,
+    pub(super) door: Door,
 }
 
 /// What the applier does, in order.
@@ -96,7 +104,13 @@ pub(crate) enum StartError {
 }
 
 impl Node {
-    pub(crate) fn new(seed: u64, id: NodeId, latencies: ProcessOptions) -> Self {
+    pub(crate) fn new(options: &ClusterOptions, id: NodeId) -> Self {
+        let (seed, latencies) = (options.seed, options.process);
+        let version = if id.0 <= options.old_versions {
+            ProtocolVersion::OLDEST
+        } else {
+            ProtocolVersion::NEWEST
+        };
         Self {
             id,
             disk: Disk::new(seed, id),
@@ -104,6 +118,8 @@ impl Node {
             latencies,
             clock_random: Random::stream(seed, Stream::Clock(id)),
             trouble: Trouble::default(),
+            copies: Copies::default(),
+            version,
             life: 0,
             wiped_after: 0,
             process: None,
@@ -131,6 +147,7 @@ impl Node {
     ) -> Result<raft_core::Recovered, StartError> {
         assert!(self.process.is_none(), "{} runs already", self.id);
         let OpenDisk { directory, opened } = self.disk.open(cluster, options.log)?;
+        let door = Door::open(&directory)?;
         if let Some(newest) = &opened.newest {
             let (store, position) = (&opened.snapshots, newest.last_included);
             startup::restore(machine.as_mut(), store, position).map_err(DiskError::Start)?;
@@ -148,6 +165,10 @@ impl Node {
             ..options.core.clone()
         };
         let core = RaftCore::new(config, recovered.clone(), clock.local(now))?;
+        let limits = DriverLimits {
+            newest_version: self.version,
+            ..options.limits.clone()
+        };
         let reader = opened.log.reader();
         self.process = Some(Process {
             id: ProcessId {
@@ -157,7 +178,7 @@ impl Node {
             incarnation,
             boot,
             clock,
-            driver: Driver::new(core, options.limits.clone(), opened.newest),
+            driver: Driver::new(core, limits, opened.newest),
             machine,
             writer: LogWriter::new(opened.log),
             keeper: SnapshotKeeper::new(self.id, opened.snapshots.clone()),
@@ -169,7 +190,8 @@ impl Node {
             is_step_scheduled: false,
             wake_at: None,
             work: VecDeque::new(),
-            _directory: directory,
+            directory,
+            door,
         });
         Ok(recovered)
     }

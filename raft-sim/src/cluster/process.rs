@@ -15,6 +15,8 @@ use crate::marks::Mark;
 use crate::network::Direction;
 use crate::options::{Latency, ProcessOptions, Transport};
 
+/// Operations of a disk that write one batch: the write, and its sync.
+const BATCH_OPERATIONS: u64 = 2;
 /// Largest frame body that a node takes, in bytes.
 const MAX_BODY_BYTES: u32 = 64 << 20;
 
@@ -117,7 +119,8 @@ impl Cluster {
                 let event = Event::LogRead(id, request);
                 self.schedule_after(id, |latencies| latencies.log_read, event);
             }
-            Output::Peers { membership, .. } => self.membership_changed(id, &membership),
+            // Everybody can reach everybody here: admission decides who is connected.
+            Output::Peers { .. } => {}
         }
     }
 
@@ -129,7 +132,11 @@ impl Cluster {
         let Some(due) = process.driver.poll_timeout() else {
             return;
         };
-        let at = process.clock.world(due).max(now);
+        // A clock that stands still wakes nobody; when it goes on this is done again.
+        let Some(at) = process.clock.world(due) else {
+            return;
+        };
+        let at = at.max(now);
         if process.wake_at.is_none_or(|scheduled| at < scheduled) {
             process.wake_at = Some(at);
             self.agenda.schedule(at, Event::Wake(id));
@@ -163,7 +170,7 @@ impl Cluster {
             Ok(frame) => frame,
             Err(error) => panic!("{} cannot encode {}: {error}", id.node, message.name()),
         };
-        let checked = self.checker.sent(id.node, to, message);
+        let checked = self.checker.sent(self.known_as(id.node), to, message);
         checked.unwrap_or_else(|violation| panic!("{violation}"));
         self.mark_message(id, message);
         let route = ((id.node, to), (Direction::of(message), message.class()));
@@ -270,6 +277,7 @@ impl Cluster {
 
     pub(super) fn finish_sync(&mut self, id: ProcessId) {
         let vouch_at = self.now.plus_ms(self.options.process.vouch_ms);
+        let before = self.disk_operations(id.node);
         let Some(process) = self.process(id) else {
             return;
         };
@@ -281,6 +289,7 @@ impl Cluster {
         match finished {
             Ok(Finished::Nothing) => {}
             Ok(Finished::Synced { through, changes }) => {
+                let hard_state = self.checker.hard_state(self.known_as(id.node));
                 self.note_durable(id.node, &changes);
                 let last = through.map_or(0, |through| through.0);
                 let numbers = [("through", last), ("writes", changes.len() as u64)];
@@ -289,6 +298,10 @@ impl Cluster {
                     self.give(id, Input::Persisted(through));
                 }
                 self.report_compactions(id, &changes);
+                let operations = self.disk_operations(id.node) - before;
+                if operations == BATCH_OPERATIONS {
+                    self.lose_write(id, &changes, hard_state);
+                }
             }
             Ok(Finished::DiskFull) => self.wait_for_room(id),
             Err(error) => return self.halt(id.node, &error),
@@ -323,7 +336,7 @@ impl Cluster {
             ApplierWork::Apply(_) | ApplierWork::Cut(_) => {
                 |latencies: &ProcessOptions| latencies.apply
             }
-            ApplierWork::Restore(_) => |latencies: &ProcessOptions| latencies.snapshot,
+            ApplierWork::Restore(_) => |latencies: &ProcessOptions| latencies.restore,
         };
         self.schedule_after(id, latency, Event::Apply(id));
     }
@@ -353,8 +366,9 @@ impl Cluster {
                 ApplyItem::Query(..) => None,
             })
             .collect();
+        let known_as = self.known_as(id.node);
         for entry in &entries {
-            let checked = self.checker.applied(id.node, entry);
+            let checked = self.checker.applied(known_as, entry);
             checked.unwrap_or_else(|violation| panic!("{violation}"));
         }
         if let Some(last) = entries.last() {
@@ -402,7 +416,7 @@ impl Cluster {
         let (role, term) = (core.role(), core.term());
         let commit_index = core.commit_index();
         let view = NodeView {
-            id: id.node,
+            id: self.known_as(id.node),
             role,
             term,
             base_index: core.base_position().index,

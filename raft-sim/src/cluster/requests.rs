@@ -209,7 +209,7 @@ impl Cluster {
         }
     }
 
-    fn running(&self, node: NodeId) -> Option<ProcessId> {
+    pub(super) fn running(&self, node: NodeId) -> Option<ProcessId> {
         let process = self.nodes.get(&node)?.process.as_ref()?;
         Some(process.id)
     }

@@ -6,7 +6,7 @@ use raft_node::{SnapshotError, StateMachine, startup, take_cut_step};
 use raft_proto::{LogIndex, LogPosition, NodeId, SnapshotDescription};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::node::ProcessId;
+use super::node::{ApplierWork, ProcessId};
 use super::{Cluster, Event};
 use crate::checker::LogChange;
 use crate::marks::Mark;
@@ -66,6 +66,9 @@ impl Cluster {
             }
             SnapshotDone::Received { last_included, .. } => {
                 self.note_stored(id.node, "receives", *last_included);
+                if self.restores(id.node) {
+                    self.tally.mark(Mark::RestoreOvertaken);
+                }
             }
             SnapshotDone::Receiving { received_bytes, .. } if *received_bytes > 0 => {
                 self.tally.mark(Mark::TransferResumed);
@@ -81,15 +84,23 @@ impl Cluster {
         }
     }
 
+    /// Whether a node is about to restore a snapshot.
+    pub(super) fn restores(&self, node: NodeId) -> bool {
+        let process = self.nodes.get(&node).and_then(|n| n.process.as_ref());
+        let is_restore = |work: &ApplierWork| matches!(work, ApplierWork::Restore(_));
+        process.is_some_and(|process| process.work.iter().any(is_restore))
+    }
+
     fn note_stored(&mut self, node: NodeId, what: &'static str, end: LogPosition) {
-        let checked = self.checker.snapshot_stored(node, end);
+        let checked = self.checker.snapshot_stored(self.known_as(node), end);
         checked.unwrap_or_else(|violation| panic!("{violation}"));
         self.record(node, what, "snapshot", &[("index", end.index.0)]);
     }
 
     pub(super) fn note_durable(&mut self, node: NodeId, changes: &[LogChange]) {
+        let known_as = self.known_as(node);
         for change in changes {
-            let checked = self.checker.durable(node, change);
+            let checked = self.checker.durable(known_as, change);
             checked.unwrap_or_else(|violation| panic!("{violation}"));
             if let LogChange::Write { write, .. } = change
                 && write.truncate_from.is_some()
@@ -140,7 +151,7 @@ impl Cluster {
             return self.halt(id.node, &error);
         }
         let seen = state_of(machine, position.index, part_bytes);
-        let checked = self.checker.restored(id.node, position);
+        let checked = self.checker.restored(self.known_as(id.node), position);
         checked.unwrap_or_else(|violation| panic!("{violation}"));
         self.note_state(id.node, Some(seen));
         self.note_restored(id.node, position);
@@ -151,7 +162,7 @@ impl Cluster {
 
     pub(super) fn note_state(&mut self, node: NodeId, seen: Option<(LogIndex, u64)>) {
         if let Some((index, hash)) = seen {
-            let checked = self.checker.state_seen(node, index, hash);
+            let checked = self.checker.state_seen(self.known_as(node), index, hash);
             checked.unwrap_or_else(|violation| panic!("{violation}"));
         }
     }

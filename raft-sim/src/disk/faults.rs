@@ -33,6 +33,8 @@ pub(super) struct DiskFaults {
     pub(super) tear_write: bool,
     /// So many reads fail from now on.
     pub(super) failing_reads: u32,
+    /// Chances of a write and of a read to fail, in thousandths.
+    pub(super) fails_per_mille: (u64, u64),
     /// Room for all files together, in bytes.
     pub(super) capacity_bytes: Option<u64>,
     /// How often an injected failure was met.
@@ -51,11 +53,12 @@ impl DiskFaults {
         Ok(())
     }
 
-    pub(super) fn check_read(&mut self) -> io::Result<()> {
-        if self.failing_reads == 0 {
+    /// Whether a read fails; `by_chance` if this disk's chance says so.
+    pub(super) fn check_read(&mut self, by_chance: bool) -> io::Result<()> {
+        if self.failing_reads == 0 && !by_chance {
             return Ok(());
         }
-        self.failing_reads -= 1;
+        self.failing_reads = self.failing_reads.saturating_sub(1);
         self.met += 1;
         Err(io::Error::other("injected read error"))
     }

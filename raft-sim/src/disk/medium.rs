@@ -42,6 +42,8 @@ pub(super) struct Medium {
     pub(super) names: BTreeMap<Name, u64>,
     durable_names: BTreeMap<Name, u64>,
     pending_names: Vec<NameChange>,
+    /// The file whose data was synced last.
+    pub(super) last_synced: Option<u64>,
     /// Perhaps there are files now that nothing leads to.
     has_orphans: bool,
     pub(super) locks: BTreeSet<Name>,
@@ -89,6 +91,7 @@ impl Medium {
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
             pending_names: Vec::new(),
+            last_synced: None,
             has_orphans: false,
             locks: BTreeSet::new(),
             random,
@@ -105,6 +108,19 @@ impl Medium {
         // An inode stays as long as a name, a crash or a handle can lead to it; handles that
         // outlive a power cut belong to the dead.
         self.inodes.entry(inode).or_default()
+    }
+
+    pub(super) fn check_read(&mut self) -> io::Result<()> {
+        let (_, chance) = self.faults.fails_per_mille;
+        let by_chance = chance > 0 && self.random.per_mille(chance);
+        self.faults.check_read(by_chance)
+    }
+
+    /// Whether the write that begins fails after some of its blocks.
+    pub(super) fn tears_write(&mut self) -> bool {
+        let (chance, _) = self.faults.fails_per_mille;
+        let by_chance = chance > 0 && self.random.per_mille(chance);
+        std::mem::take(&mut self.faults.tear_write) || by_chance
     }
 
     pub(super) fn opened(&mut self, inode: u64) {
@@ -187,9 +203,33 @@ impl Medium {
             NameChange::Unlink(_) => None,
         });
         let linked = self.names.values().chain(self.durable_names.values());
-        let kept: BTreeSet<u64> = linked.copied().chain(renamed).collect();
+        // They are few.
+        let kept: Vec<u64> = linked.copied().chain(renamed).collect();
         self.inodes
             .retain(|at, inode| kept.contains(at) || inode.handles > 0);
+    }
+
+    /// The medium loses what the last sync of a file's data has written.
+    pub(super) fn lose_last_sync(&mut self) {
+        if let Some(inode) = self
+            .last_synced
+            .and_then(|inode| self.inodes.get_mut(&inode))
+        {
+            inode.lose_last_sync();
+        }
+    }
+
+    /// Another medium with the files as they can be read now.
+    pub(super) fn copied(&self, random: Random) -> Self {
+        let files = self.names.values();
+        let files = files.filter_map(|at| Some((*at, self.inodes.get(at)?.copied())));
+        Self {
+            inodes: files.collect(),
+            next_inode: self.next_inode,
+            names: self.names.clone(),
+            durable_names: self.names.clone(),
+            ..Self::new(random)
+        }
     }
 
     /// Turns bits of one written sector, in the cache and on the medium. Says where.
@@ -261,9 +301,28 @@ pub(super) struct Inode {
     doubtful: BTreeMap<usize, u8>,
     durable_size: usize,
     handles: usize,
+    /// What was on the medium where the last sync has written.
+    before_sync: Vec<(usize, Option<Block>)>,
 }
 
 impl Inode {
+    /// The medium has what it had before the last sync, which nobody notices while the cache lives.
+    pub(super) fn lose_last_sync(&mut self) {
+        for (block, before) in std::mem::take(&mut self.before_sync) {
+            self.durable[block] = before;
+        }
+    }
+
+    /// The same file on another disk, where all that the cache shows is durable.
+    fn copied(&self) -> Self {
+        Self {
+            cache: self.cache.clone(),
+            durable: self.cache.clone(),
+            durable_size: self.size(),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn size(&self) -> usize {
         self.cache.len() * BLOCK_BYTES
     }
@@ -319,9 +378,20 @@ impl Inode {
         Ok(())
     }
 
+    /// All of it.
+    pub(super) fn whole(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.size());
+        for block in &self.cache {
+            bytes.extend_from_slice(content(block));
+        }
+        bytes
+    }
+
     /// What is pending reaches the medium.
     pub(super) fn sync(&mut self) {
+        self.before_sync.clear();
         for (block, mask) in std::mem::take(&mut self.pending) {
+            self.before_sync.push((block, self.durable[block].clone()));
             if self.doubtful.contains_key(&block) {
                 self.merge(block, mask, Side::Durable);
             } else {

@@ -15,7 +15,9 @@ mod tests;
 use std::path::Path;
 
 use raft_log::{DataDir, DirError, LogError, LogOptions, LogWrite, OpenError, SnapshotError};
+use raft_node::admission::TableError;
 use raft_node::driver::SnapshotJob;
+use raft_node::formation::{FORMATION_RECORD, FormationError, FormedResponder, RecordError};
 use raft_node::startup::{self, Opened};
 use raft_node::{FatalError, SnapshotKeeper};
 use raft_proto::{ClusterId, Entry, EntryKind, HardState, Incarnation, LogIndex, NodeId, Term};
@@ -23,6 +25,8 @@ use thiserror::Error;
 
 pub use self::faults::{Corruption, PagesAfterFailure};
 pub(crate) use self::writer::{Finished, LogWriter};
+
+pub(crate) use self::vfs::SimVfs as Content;
 
 use self::vfs::SimVfs;
 use crate::random::{Random, Stream};
@@ -43,6 +47,14 @@ pub(crate) enum DiskError {
     Start(#[from] FatalError),
     #[error("cannot write the log: {0}")]
     Log(#[from] LogError),
+    #[error(transparent)]
+    Boots(#[from] TableError),
+    #[error(transparent)]
+    Formation(#[from] FormationError),
+    #[error(transparent)]
+    FormationRecord(#[from] RecordError),
+    #[error("the directory belongs to no cluster")]
+    NotFormed,
 }
 
 impl DiskError {
@@ -51,8 +63,14 @@ impl DiskError {
         match self {
             Self::Directory(error) => is_damaged_record(error),
             Self::Start(error) => is_damaged_start(error),
-            Self::Log(_) => false,
+            Self::Boots(_) | Self::FormationRecord(_) | Self::NotFormed => true,
+            Self::Log(_) | Self::Formation(_) => false,
         }
+    }
+
+    /// Whether it says that the directory is another node's.
+    pub(crate) fn is_foreign(&self) -> bool {
+        matches!(self, Self::Directory(DirError::ForeignNode { .. }))
     }
 }
 
@@ -173,7 +191,24 @@ impl Disk {
         options: LogOptions,
         membership: &bytes::Bytes,
     ) -> Result<LogWrite, DiskError> {
-        let mut disk = self.open(cluster, options)?;
+        let directory = self.directory()?;
+        let record = FormedResponder::record_of(membership.clone());
+        let record = record.unwrap_or_else(|error| panic!("{}: {error}", self.node));
+        let write = self.begin_log(&directory, cluster, options, membership)?;
+        directory.write_record(FORMATION_RECORD, &record)?;
+        Ok(write)
+    }
+
+    /// The same in an open directory, but for the record that the node is formed. If a crash came
+    /// between, nothing is left to be done.
+    pub(crate) fn begin_log(
+        &self,
+        directory: &DataDir,
+        cluster: ClusterId,
+        options: LogOptions,
+        membership: &bytes::Bytes,
+    ) -> Result<LogWrite, DiskError> {
+        let mut opened = startup::open(directory, cluster, options)?;
         let write = LogWrite {
             hard_state: Some(HardState {
                 term: Term(1),
@@ -187,8 +222,10 @@ impl Disk {
             }],
             ..LogWrite::default()
         };
-        disk.opened.log.stage(write.clone())?;
-        disk.opened.log.sync()?;
+        if opened.recovered.last.index < LogIndex::FIRST {
+            opened.log.stage(write.clone())?;
+            opened.log.sync()?;
+        }
         Ok(write)
     }
 
@@ -200,8 +237,30 @@ impl Disk {
 
     /// The life of the data directory.
     pub(crate) fn incarnation(&self) -> Result<Incarnation, DiskError> {
+        Ok(self.directory()?.incarnation())
+    }
+
+    /// The data directory, made if there is none.
+    pub(crate) fn directory(&self) -> Result<DataDir, DiskError> {
         let directory = DataDir::open(self.vfs.shared(), Path::new(DIRECTORY), self.node)?;
-        Ok(directory.incarnation())
+        Ok(directory)
+    }
+
+    /// What is on it.
+    pub(crate) fn content(&self) -> Content {
+        self.vfs.clone()
+    }
+
+    /// Puts something else on it; returns what was there.
+    pub(crate) fn replace(&mut self, content: Content) -> Content {
+        self.stall = Stall::None;
+        std::mem::replace(&mut self.vfs, content)
+    }
+
+    /// A copy of what is on it.
+    pub(crate) fn copy(&mut self) -> Content {
+        let random = self.random.fork();
+        SimVfs::from_medium(self.vfs.medium().copied(random))
     }
 
     pub(crate) fn open(
@@ -209,7 +268,7 @@ impl Disk {
         cluster: ClusterId,
         options: LogOptions,
     ) -> Result<OpenDisk, DiskError> {
-        let directory = DataDir::open(self.vfs.shared(), Path::new(DIRECTORY), self.node)?;
+        let directory = self.directory()?;
         let opened = startup::open(&directory, cluster, options)?;
         Ok(OpenDisk { directory, opened })
     }
@@ -280,6 +339,22 @@ impl Disk {
 
     pub(crate) fn tear_next_write(&self) {
         self.vfs.medium().faults.tear_write = true;
+    }
+
+    /// From now on so many of a thousand writes, and of a thousand reads, fail.
+    pub(crate) fn set_failing(&self, writes_per_mille: u64, reads_per_mille: u64) {
+        let rates = (writes_per_mille, reads_per_mille);
+        self.vfs.medium().faults.fails_per_mille = rates;
+    }
+
+    /// How many operations have changed something so far.
+    pub(crate) fn operations(&self) -> u64 {
+        self.vfs.medium().faults.operations
+    }
+
+    /// The medium loses what the last sync has written; the page cache still shows it.
+    pub(crate) fn lose_last_sync(&self) {
+        self.vfs.medium().lose_last_sync();
     }
 
     pub(crate) fn fail_reads(&self, count: u32) {

@@ -12,11 +12,15 @@ use crate::random::Random;
 
 /// A disk; clones share it. Only one thread uses it, the lock is what the trait asks for.
 #[derive(Clone, Debug)]
-pub(super) struct SimVfs(Arc<Mutex<Medium>>);
+pub(crate) struct SimVfs(Arc<Mutex<Medium>>);
 
 impl SimVfs {
     pub(super) fn new(random: Random) -> Self {
-        Self(Arc::new(Mutex::new(Medium::new(random))))
+        Self::from_medium(Medium::new(random))
+    }
+
+    pub(super) fn from_medium(medium: Medium) -> Self {
+        Self(Arc::new(Mutex::new(medium)))
     }
 
     pub(super) fn shared(&self) -> Arc<dyn Vfs> {
@@ -117,7 +121,7 @@ impl VfsFile for SimFile {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let mut medium = self.vfs.medium();
-        medium.faults.check_read()?;
+        medium.check_read()?;
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         medium.inode(self.inode).read(offset, buffer)
     }
@@ -131,7 +135,7 @@ impl VfsFile for SimFile {
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         let mut bytes = bytes.bytes();
         let mut outcome = Ok(());
-        if std::mem::take(&mut medium.faults.tear_write) {
+        if medium.tears_write() {
             let blocks = medium.random.below((bytes.len() / BLOCK_BYTES) as u64 + 1);
             bytes = &bytes[..blocks as usize * BLOCK_BYTES];
             medium.faults.met += 1;
@@ -156,6 +160,7 @@ impl VfsFile for SimFile {
         let medium = &mut *medium;
         medium.faults.count()?;
         let failure = medium.faults.fail_sync.take();
+        medium.last_synced = Some(self.inode);
         let mut random = medium.random.clone();
         let inode = medium.inode(self.inode);
         match failure {
@@ -173,11 +178,9 @@ impl VfsFile for SimFile {
 
     fn content(&self, _writers: Writers) -> io::Result<Content> {
         let mut medium = self.vfs.medium();
-        medium.faults.check_read()?;
+        medium.check_read()?;
         let inode = medium.inode(self.inode);
-        let mut bytes = vec![0; inode.size()];
-        inode.read(0, &mut bytes)?;
-        Ok(Content::copied(bytes))
+        Ok(Content::copied(inode.whole()))
     }
 }
 
