@@ -321,7 +321,7 @@ impl Link {
         let mut standing = lock(&self.0.standing);
         let leader = match &*standing {
             OwnStanding::Formed { leader, .. } => *leader,
-            OwnStanding::Forming(_) | OwnStanding::Joining => None,
+            OwnStanding::Forming(_) | OwnStanding::Joining | OwnStanding::Opening(_) => None,
         };
         *standing = OwnStanding::Formed {
             cluster,

@@ -24,7 +24,15 @@ impl FaultAtlas {
         Self {
             damaged: BTreeSet::new(),
             wiped: BTreeSet::new(),
-            victims_max: voters - quorum,
+            victims_max: voters.saturating_sub(quorum),
+        }
+    }
+
+    /// Any disk may be damaged: then the cluster may have to stop, and must say so.
+    pub(crate) fn without_limit() -> Self {
+        Self {
+            victims_max: usize::MAX,
+            ..Self::new(0)
         }
     }
 

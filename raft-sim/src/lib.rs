@@ -59,6 +59,13 @@
 //! # Ok::<(), raft_node::ProposeError>(())
 //! ```
 //!
+//! # Seeds of trouble
+//!
+//! [`campaign`] draws a world and a list of faults from a seed and plays them under a
+//! [`Workload`](campaign::Workload) of yours: a state machine, its clients, and what must hold of what
+//! they were told. `examples/bank.rs` is a complete one, with an invariant of its own: however nodes
+//! crash, disks fail and members come and go, no money is made or lost.
+//!
 //! # Determinism
 //!
 //! Every source of chance draws from a [stream](Stream) of its own, named after the link, disk,
@@ -90,8 +97,8 @@ pub use disk::{Corruption, PagesAfterFailure};
 pub use marks::{Mark, Tally};
 pub use network::{Direction, Shape, Traffic};
 pub use options::{
-    Capacity, ClockOptions, ClusterOptions, DeliveryOrder, LateReplies, Latency, LinkOptions,
-    ProcessOptions, Replays, Transport,
+    Capacity, ClockOptions, ClusterOptions, Damage, DeliveryOrder, LateReplies, Latency,
+    LinkOptions, ProcessOptions, Replays, Transport,
 };
 pub use raft_core::Time;
 pub use random::{Random, Stream};

@@ -198,6 +198,16 @@ impl Default for ProcessOptions {
     }
 }
 
+/// How many disks may be damaged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Damage {
+    /// So few that a good copy of everything committed stays.
+    #[default]
+    WithinAtlas,
+    /// Any: then nodes must stop and say so, and what they acknowledged is never silently gone.
+    BeyondAtlas,
+}
+
 /// How clocks of nodes differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClockOptions {
@@ -220,6 +230,8 @@ pub struct ClusterOptions {
     pub client_links: LinkOptions,
     /// What messages between nodes travel on.
     pub transport: Transport,
+    /// How many disks may be damaged.
+    pub damage: Damage,
     /// So many nodes, those of the lowest ids, begin with the oldest version of the protocol.
     pub old_versions: u64,
     /// Latencies inside a node.
@@ -251,6 +263,7 @@ impl ClusterOptions {
             links: LinkOptions::reliable(),
             client_links: LinkOptions::reliable(),
             transport: Transport::Connections,
+            damage: Damage::WithinAtlas,
             old_versions: 0,
             process: ProcessOptions::default(),
             clock: ClockOptions::default(),

@@ -58,6 +58,14 @@ pub(super) struct Clerk {
     /// The latest revision that it was told of.
     revision: u64,
     serial: u32,
+    room: Room,
+}
+
+/// Whether an attempt of the present call found no room in its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Enough,
+    None,
 }
 
 impl Clerk {
@@ -79,6 +87,7 @@ impl Clerk {
             last_seen: None,
             revision: 1,
             serial: 0,
+            room: Room::Enough,
         }
     }
 
@@ -197,7 +206,10 @@ impl Clerk {
             Ok(reply) => self.understand(&ask, &reply),
             Err(CallError::Unknown(_)) => Ended::Unknown,
             Err(CallError::Refused(_) | CallError::TimedOut { .. } | CallError::Unreachable(_)) => {
-                Ended::Refused
+                match self.room {
+                    Room::Enough => Ended::Refused,
+                    Room::None => Ended::NoRoom,
+                }
             }
         };
         self.history.add(Noted {
@@ -267,6 +279,7 @@ impl Clerk {
     async fn call(&mut self, sent: &Sent, repetition: Repetition) -> Result<Reply, CallError> {
         let seed = self.client.draw(raft_sim::Random::bits);
         let mut call = Call::new(self.policy, repetition, seed);
+        self.room = Room::Enough;
         let began = self.client.now();
         loop {
             let elapsed = |now: Time| Duration::from_millis(now.ms_since(began));
@@ -310,7 +323,17 @@ impl Clerk {
             Ok(_) => Some(node),
             Err(error) => hint(error).map(|leader| leader.id),
         };
-        attempt_of(node, answer)
+        let attempt = attempt_of(node, answer);
+        match (sent, attempt) {
+            // As the real client: the session refuses this attempt, not the write.
+            (Sent::Fixed(_), Attempt::Answered(Reply::Refused(refusal)))
+                if refusal.is_of_session_room() =>
+            {
+                self.room = Room::None;
+                Attempt::NotDone(Problem::NoRoom(refusal))
+            }
+            (_, attempt) => attempt,
+        }
     }
 
     fn next_node(&self) -> NodeId {

@@ -22,6 +22,9 @@ pub(super) enum Ended {
     Answered(Time, Told),
     /// It certainly has no effect.
     Refused,
+    /// It certainly has no effect, but an attempt may be in the log: its session had no room for
+    /// another reply.
+    NoRoom,
     /// It may have an effect, now or later.
     Unknown,
 }
@@ -84,7 +87,7 @@ impl History {
         let acknowledged = record.calls.iter().filter(is_write);
         let acknowledged = acknowledged.filter_map(|call| match &call.ended {
             Ended::Answered(at, _) => Some(*at),
-            Ended::Refused | Ended::Unknown => None,
+            Ended::Refused | Ended::NoRoom | Ended::Unknown => None,
         });
         let operations = operations(&record.calls, &logged);
         Ok(Judgement {
@@ -103,7 +106,8 @@ fn check_outcome(call: &Call, logged: &BTreeMap<&Bytes, u64>) -> Result<(), Stri
     let told = match &call.ended {
         Ended::Answered(..) => exactly_once::Told::Acknowledged,
         Ended::Refused => exactly_once::Told::Refused,
-        Ended::Unknown => exactly_once::Told::Unknown,
+        // Being in the log is not having an effect; what is read later shows that.
+        Ended::NoRoom | Ended::Unknown => exactly_once::Told::Unknown,
     };
     let repeats = if has_session(command) {
         Repeats::CountOnce
@@ -137,7 +141,7 @@ fn operations(calls: &[Call], logged: &BTreeMap<&Bytes, u64>) -> Vec<Operation<A
             {
                 None
             }
-            Ended::Unknown | Ended::Refused => return None,
+            Ended::Unknown | Ended::Refused | Ended::NoRoom => return None,
         };
         Some(Operation {
             client: call.client,

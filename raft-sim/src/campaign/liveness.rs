@@ -34,8 +34,55 @@ const PROBE_MS: u64 = 1_000;
 /// How often the state of the core is looked at, in milliseconds.
 const LOOK_MS: u64 = 20;
 
+/// Whether a cluster went on after the trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recovery {
+    WentOn,
+    /// It cannot, because of damage that nodes have reported.
+    Halted,
+}
+
 /// Ends the trouble and demands progress.
 pub(super) fn demand(
+    cluster: &mut Cluster,
+    plan: &Plan,
+    workload: &dyn Workload,
+) -> Result<Recovery, String> {
+    match plan.ending {
+        Ending::Survivors => go_on_or_halt(cluster, workload),
+        Ending::Core | Ending::Everybody | Ending::LastingPartition => {
+            demand_progress(cluster, plan, workload)?;
+            Ok(Recovery::WentOn)
+        }
+    }
+}
+
+/// Starts everybody that does not report damage. If these are a quorum they must go on; if not, the
+/// damage of the others is known, and nobody has lost anything silently.
+fn go_on_or_halt(cluster: &mut Cluster, workload: &dyn Workload) -> Result<Recovery, String> {
+    cluster.freeze();
+    let nodes = cluster.node_ids();
+    let mut survivors = BTreeSet::new();
+    for node in nodes.iter().copied() {
+        if heal(cluster, &BTreeSet::from([node])).is_ok() {
+            survivors.insert(node);
+        } else if !cluster.is_damaged(node) {
+            return Err(format!("halt: {node} is down and does not say why"));
+        }
+    }
+    cluster.heal_among(&survivors);
+    if 2 * survivors.len() <= nodes.len() {
+        return Ok(Recovery::Halted);
+    }
+    match recover(cluster, &survivors, workload) {
+        Ok(()) => Ok(Recovery::WentOn),
+        // Damage may be met as late as that.
+        Err(_) if survivors.iter().any(|node| !cluster.is_running(*node)) => Ok(Recovery::Halted),
+        Err(error) => Err(error),
+    }
+}
+
+fn demand_progress(
     cluster: &mut Cluster,
     plan: &Plan,
     workload: &dyn Workload,

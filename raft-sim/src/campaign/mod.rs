@@ -5,6 +5,7 @@
 //! then in liveness mode. A plan that fails is made smaller by [`shrink`].
 
 mod fault;
+mod fault_kind;
 mod liveness;
 mod operator;
 mod plan;
@@ -12,7 +13,8 @@ mod runner;
 mod shrink;
 mod workload;
 
-pub use self::fault::{Fault, FaultKind, Target};
+pub use self::fault::{Fault, Target};
+pub use self::fault_kind::FaultKind;
 pub(crate) use self::operator::{Task, Tasks};
 
 pub use self::plan::{Ending, Plan, TROUBLE_MS, World};

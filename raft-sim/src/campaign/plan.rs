@@ -8,9 +8,11 @@ use std::time::Duration;
 use raft_log::LogOptions;
 use raft_node::SnapshotPolicy;
 
-use super::fault::{Fault, FaultKind};
+use super::fault::Fault;
+use super::fault_kind::FaultKind;
 use crate::options::{
-    Capacity, ClockOptions, ClusterOptions, LateReplies, Latency, LinkOptions, Replays, Transport,
+    Capacity, ClockOptions, ClusterOptions, Damage, LateReplies, Latency, LinkOptions, Replays,
+    Transport,
 };
 use crate::random::{Random, Stream};
 use crate::trace::TraceDepth;
@@ -35,6 +37,9 @@ const KINDS_MIN: usize = 3;
 pub enum Ending {
     /// A random core of at least a quorum is healed, everything else stays as it is.
     Core,
+    /// Everybody who has not found damage is healed. If too few are left to go on, that is the end,
+    /// as long as those who stopped have said why.
+    Survivors,
     /// Everybody is healed: who the voters are depends on what was committed.
     Everybody,
     /// A partition stays for good; whoever has two-way links to a quorum must go on.
@@ -145,6 +150,24 @@ impl Plan {
         }
     }
 
+    /// A plan of this seed in which more disks are damaged than a cluster can bear. It must then stop
+    /// and say so; it must not lose silently what it has acknowledged.
+    #[must_use]
+    pub fn draw_beyond_atlas(seed: u64) -> Self {
+        let mut plan = Self::draw(seed);
+        let mut random = Random::stream(seed, Stream::Nemesis(STREAM_WORLD));
+        let kinds: Vec<_> = draw_kinds(&mut random)
+            .into_iter()
+            .filter(|kind| !kind.changes_members() && kind.goes_with(FaultKind::ChangeVoters))
+            .filter(|kind| *kind != FaultKind::Crash)
+            .chain([FaultKind::Corrupt, FaultKind::Crash])
+            .collect();
+        plan.faults = draw_faults(seed, &kinds);
+        plan.ending = Ending::Survivors;
+        plan.world.spares = 0;
+        plan
+    }
+
     /// Options of its cluster.
     pub(super) fn options(&self, trace: TraceDepth) -> ClusterOptions {
         let world = &self.world;
@@ -153,6 +176,9 @@ impl Plan {
         options.client_links = world.client_links;
         options.transport = world.transport;
         options.spares = world.spares;
+        if self.ending == Ending::Survivors {
+            options.damage = Damage::BeyondAtlas;
+        }
         options.old_versions = world.old_versions;
         options.process.restore = Latency::us(50, world.restore_ms_max * 1_000);
         options.clock = ClockOptions {

@@ -36,6 +36,9 @@ pub struct Report {
     pub operations: u64,
     /// Writes acknowledged after the first fault.
     pub acknowledged_after_fault: u64,
+    /// Whether the cluster could not go on after the trouble, because of damage beyond the atlas
+    /// that nodes have reported.
+    pub has_halted: bool,
     /// Histories whose check was given up.
     pub undecided: u64,
     /// Faults and rare states.
@@ -118,7 +121,7 @@ fn play(cluster: &mut Cluster, plan: &Plan, workload: &mut dyn Workload) -> Resu
         restarts.look(cluster);
         operator.look(cluster);
     }
-    liveness::demand(cluster, plan, workload)?;
+    let recovery = liveness::demand(cluster, plan, workload)?;
     if !cluster.run_until(CLIENTS_END_MS, |cluster| cluster.clients_running() == 0) {
         return Err("clients wait for ever".to_string());
     }
@@ -133,6 +136,7 @@ fn play(cluster: &mut Cluster, plan: &Plan, workload: &mut dyn Workload) -> Resu
         virtual_ms: cluster.now().as_ms(),
         operations: judgement.operations,
         acknowledged_after_fault: after.count() as u64,
+        has_halted: recovery == liveness::Recovery::Halted,
         undecided: u64::from(judgement.is_undecided),
         tally: cluster.tally().clone(),
         trace: Vec::new(),

@@ -2,6 +2,7 @@
 
 mod control;
 mod copies;
+mod describe;
 mod disks;
 mod door;
 mod faults;
@@ -42,7 +43,7 @@ use crate::checker::{LogChange, SafetyChecker};
 use crate::client::{CallError, Clients, Request, SimClient, WaitId, Wish};
 use crate::marks::Tally;
 use crate::network::{Direction, Network, draw_arrival};
-use crate::options::{ClusterOptions, LinkOptions};
+use crate::options::{ClusterOptions, Damage, LinkOptions};
 use crate::queue::Agenda;
 use crate::random::{Random, Stream};
 use crate::trace::{Record, Trace, TraceDepth};
@@ -188,7 +189,10 @@ impl Cluster {
             applied: AppliedLog::default(),
             shown: BTreeMap::new(),
             trace: Trace::new(options.trace),
-            atlas: FaultAtlas::new(voters as usize),
+            atlas: match options.damage {
+                Damage::WithinAtlas => FaultAtlas::new(voters as usize),
+                Damage::BeyondAtlas => FaultAtlas::without_limit(),
+            },
             tally: Tally::default(),
             is_frozen: false,
             witness: None,

@@ -27,6 +27,7 @@ pub(crate) struct Campaign {
     seeds: Option<u64>,
     deadline: Option<Instant>,
     workload: Factory,
+    plan_of: fn(u64) -> Plan,
     taken: AtomicU64,
     outcome: Mutex<Outcome>,
 }
@@ -37,6 +38,8 @@ pub(crate) struct Outcome {
     seeds: u64,
     repeated: u64,
     undecided: u64,
+    /// Seeds after which too few sound disks were left to go on.
+    halted: u64,
     virtual_ms: u64,
     operations: u64,
     /// Writes acknowledged after the first fault, per seed.
@@ -52,12 +55,14 @@ impl Campaign {
         seeds: Option<u64>,
         deadline: Option<Instant>,
         workload: Factory,
+        plan_of: fn(u64) -> Plan,
     ) -> Self {
         Self {
             first,
             seeds,
             deadline,
             workload,
+            plan_of,
             taken: AtomicU64::new(0),
             outcome: Mutex::default(),
         }
@@ -82,7 +87,7 @@ impl Campaign {
     fn work(&self, start: Instant, shows: bool) {
         let mut shown = start;
         while let Some(seed) = self.next_seed() {
-            let plan = Plan::draw(seed);
+            let plan = (self.plan_of)(seed);
             let depth = TraceDepth::Latest(LATEST);
             let result = run(&plan, &self.workload, depth);
             let repeated = seed.is_multiple_of(REPEAT_EVERY).then(|| {
@@ -148,6 +153,7 @@ impl Outcome {
             }
         }
         self.undecided += report.undecided;
+        self.halted += u64::from(report.has_halted);
         self.virtual_ms += report.virtual_ms;
         self.operations += report.operations;
         self.acknowledged.push(report.acknowledged_after_fault);
@@ -155,19 +161,22 @@ impl Outcome {
     }
 
     fn progress(&self, took: Duration) -> String {
-        let faults: u64 = self.tally.faults.values().sum();
+        let kinds = self.tally.faults.iter();
+        let kinds: Vec<_> = kinds
+            .map(|(kind, count)| format!("{kind} {count}"))
+            .collect();
         format!(
-            "{} seeds ({:.1}/s), {:.2} virtual hours, {} operations, {faults} faults of {} kinds, \
-             {} of {} rare states, {} undecided, {} failed",
+            "{} seeds ({:.1}/s), {:.2} virtual hours, {} operations, {} of {} rare states, \
+             {} undecided, {} failed; faults: {}",
             self.seeds,
             self.seeds as f64 / took.as_secs_f64(),
             self.virtual_ms as f64 / 3.6e6,
             self.operations,
-            self.tally.faults.len(),
             self.tally.marks.len(),
             Mark::ALL.len(),
             self.undecided,
             self.failures.len(),
+            kinds.join(", "),
         )
     }
 
@@ -187,6 +196,7 @@ impl Outcome {
             "seeds": self.seeds,
             "failed": self.failures.len(),
             "undecided": self.undecided,
+            "halted": self.halted,
             "repeated": self.repeated,
             "virtual_seconds": self.virtual_ms / 1000,
             "seconds": self.took.as_secs_f64(),

@@ -54,6 +54,9 @@ pub(crate) struct Options {
     /// Seeds that run at the same time
     #[arg(long, default_value_t = 2)]
     jobs: usize,
+    /// Damages more disks than the cluster can bear: it must then stop and say so, and lose nothing
+    #[arg(long)]
+    beyond_atlas: bool,
     /// Fails unless every rare state was reached
     #[arg(long)]
     require_marks: bool,
@@ -71,7 +74,7 @@ pub(crate) fn run_chore(options: &Options) -> Result<(), String> {
     silence_panics();
     let workload = options.workload.factory()?;
     if let Some(seed) = options.seed {
-        return run_one(seed, options, workload);
+        return run_one(options.plan_of()(seed), options, workload);
     }
     let deadline = options
         .minutes
@@ -80,7 +83,7 @@ pub(crate) fn run_chore(options: &Options) -> Result<(), String> {
         return Err("say which: --seed N, --seeds N or --minutes M".to_string());
     }
     let first = options.from.unwrap_or_else(seed_of_now);
-    let campaign = Campaign::new(first, options.seeds, deadline, workload);
+    let campaign = Campaign::new(first, options.seeds, deadline, workload, options.plan_of());
     let outcome = campaign.run(options.jobs.max(1));
     println!("{}", outcome.summary());
     for (seed, failure) in &outcome.failures {
@@ -89,7 +92,7 @@ pub(crate) fn run_chore(options: &Options) -> Result<(), String> {
     if let Some((seed, failure)) = outcome.failures.first_key_value()
         && !options.no_shrink
     {
-        story::tell_shrunk(&Plan::draw(*seed), failure.clone(), workload);
+        story::tell_shrunk(&options.plan_of()(*seed), failure.clone(), workload);
     }
     if !outcome.failures.is_empty() {
         return Err(format!("{} seeds failed", outcome.failures.len()));
@@ -137,8 +140,19 @@ fn run_optimised(features: &[&str], arguments: &[String]) -> Result<(), String> 
     crate::steps::call(program.env(OPTIMISED, "1"))
 }
 
-fn run_one(seed: u64, options: &Options, workload: Factory) -> Result<(), String> {
-    let plan = Plan::draw(seed);
+impl Options {
+    /// What makes a plan of a seed.
+    fn plan_of(&self) -> fn(u64) -> Plan {
+        if self.beyond_atlas {
+            Plan::draw_beyond_atlas
+        } else {
+            Plan::draw
+        }
+    }
+}
+
+fn run_one(plan: Plan, options: &Options, workload: Factory) -> Result<(), String> {
+    let seed = plan.seed;
     story::tell_plan(&plan);
     let depth = TraceDepth::Full;
     let outcome = run(&plan, &workload, depth);

@@ -1,0 +1,31 @@
+//! More disks are damaged than a cluster can bear: it stops and says so, and nothing that it has
+//! acknowledged is silently gone. `cargo xtask sim --beyond-atlas` runs more of it.
+
+use raft_sim::TraceDepth;
+use raft_sim::campaign::{Plan, run};
+use raft_sim::registers::Registers;
+
+#[test]
+fn damage_beyond_the_atlas_halts_loudly_and_loses_nothing_silently() {
+    let (mut halted, mut damaged) = (0, 0);
+    for seed in 1..=20 {
+        let plan = Plan::draw_beyond_atlas(seed);
+        let report = run(&plan, &Registers::boxed, TraceDepth::Latest(100));
+        let report = report.unwrap_or_else(|failure| {
+            failure
+                .trace
+                .iter()
+                .for_each(|record| eprintln!("{record}"));
+            panic!(
+                "seed {seed} after {} ms: {}",
+                failure.at_ms, failure.message
+            )
+        });
+        halted += u64::from(report.has_halted);
+        let faults = report.tally.faults.iter();
+        let hits = faults.filter(|(kind, _)| ["bit-rot", "misdirected-write"].contains(kind));
+        damaged += hits.map(|(_, count)| *count).sum::<u64>();
+    }
+    assert!(damaged > 20, "only {damaged} times");
+    assert!(halted > 0, "no cluster had to stop");
+}
