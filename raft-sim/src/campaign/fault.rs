@@ -238,10 +238,7 @@ impl Fault {
                 let node = target.find(cluster);
                 cluster.fail_next_sync(node, pages);
             }
-            Self::TearWrite(target) => {
-                let node = target.find(cluster);
-                cluster.tear_next_write(node);
-            }
+            Self::TearWrite(target) => cluster.tear_next_write(target.find(cluster)),
             Self::FailReads(target, count) => {
                 let node = target.find(cluster);
                 cluster.fail_reads(node, count);
@@ -257,10 +254,7 @@ impl Fault {
                     cluster.set_disk_failing(node, 0, 0);
                 });
             }
-            Self::LoseWrite(target) => {
-                let node = target.find(cluster);
-                cluster.lose_next_write(node);
-            }
+            Self::LoseWrite(target) => cluster.lose_next_write(target.find(cluster)),
             Self::Crash(..)
             | Self::CrashAll(_)
             | Self::CrashAtEffect(..)

@@ -115,6 +115,7 @@ fn demand_progress(
     if plan.ending == Ending::Everybody {
         let all = sound.into_iter().collect();
         heal(cluster, &all)?;
+        cut_half_linked(cluster, &all);
         let members = settled_members(cluster)?;
         let core: BTreeSet<_> = all.intersection(&members).copied().collect();
         return recover(cluster, &core, workload);

@@ -82,11 +82,9 @@ pub(super) fn numbers_of(message: &Message) -> [(&'static str, u64); 3] {
             (("first", first), ("entries", fetch.wanted.len() as u64))
         }
         Message::FetchEntriesResponse(fetched) => {
-            let denied = fetched.never_had.len() + fetched.unavailable.len();
-            (
-                ("entries", fetched.entries.len() as u64),
-                ("denied", denied as u64),
-            )
+            let denied = (fetched.never_had.len() + fetched.unavailable.len()) as u64;
+            let entries = fetched.entries.len() as u64;
+            (("entries", entries), ("denied", denied))
         }
         Message::RecountOffer(offer) => (("index", offer.entry.index.0), NOTHING),
         Message::RecountResponse(answer) => (("index", answer.entry.index.0), NOTHING),
