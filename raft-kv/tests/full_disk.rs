@@ -2,6 +2,10 @@
 //! on, a leader hands over, and writes resume by themselves once there is room.
 //!
 //! Needs the right to mount; without it the tests say that they are skipped.
+#![allow(
+    clippy::unwrap_used,
+    reason = "in test helpers too, a panic is the failure"
+)]
 
 mod support;
 

@@ -1,5 +1,9 @@
 //! Whose directory is it: wiped, swapped, copied, foreign, newer, busy, and the last one left. Each is
 //! refused with what to do, or safely handled.
+#![allow(
+    clippy::unwrap_used,
+    reason = "in test helpers too, a panic is the failure"
+)]
 
 mod support;
 

@@ -25,16 +25,31 @@ pub struct FileError {
 
 /// How a message about a failed file operation goes on: what to do, where that is plain.
 pub(crate) fn remedy(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::NotADirectory => {
-            "; there is a file where a directory is needed: name a directory"
-        }
-        io::ErrorKind::AlreadyExists => "; something else is there: choose another path",
-        io::ErrorKind::IsADirectory => "; name a file, not a directory",
-        io::ErrorKind::PermissionDenied => "; run this as the user whose file it is",
-        io::ErrorKind::ReadOnlyFilesystem => "; the file system is mounted read-only",
-        _ => "",
-    }
+    let remedies = [
+        (
+            io::ErrorKind::NotADirectory,
+            "; there is a file where a directory is needed: name a directory",
+        ),
+        (
+            io::ErrorKind::AlreadyExists,
+            "; something else is there: choose another path",
+        ),
+        (
+            io::ErrorKind::IsADirectory,
+            "; name a file, not a directory",
+        ),
+        (
+            io::ErrorKind::PermissionDenied,
+            "; run this as the user whose file it is",
+        ),
+        (
+            io::ErrorKind::ReadOnlyFilesystem,
+            "; the file system is mounted read-only",
+        ),
+        (io::ErrorKind::StorageFull, "; free space and try again"),
+    ];
+    let found = remedies.iter().find(|(kind, _)| *kind == source.kind());
+    found.map_or("", |(_, remedy)| *remedy)
 }
 
 impl FileError {

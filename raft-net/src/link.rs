@@ -50,13 +50,16 @@ async fn run(shared: Arc<Shared>, peer: Arc<Peer>, link: Arc<Link>, greeted: Gre
     link.close(end.code());
     peer.remove(&link);
     peer.report(shared.handler.as_ref());
-    match end {
-        // Both sides dialled, or one came back: another connection of the pair goes on.
+    let is_replaced = matches!(
+        end,
         ConnectError::ClosedByUs(CloseCode::Replaced)
-        | ConnectError::ClosedByPeer(CloseCode::Replaced) => {
-            tracing::debug!(node, peer = id, boot, %end, "peer connection ended");
-        }
-        end => tracing::info!(node, peer = id, boot, %end, "peer connection ended"),
+            | ConnectError::ClosedByPeer(CloseCode::Replaced)
+    );
+    if is_replaced {
+        // Both sides dialled, or one came back: another connection of the pair goes on.
+        tracing::debug!(node, peer = id, boot, %end, "peer connection ended");
+    } else {
+        tracing::info!(node, peer = id, boot, %end, "peer connection ended");
     }
 }
 

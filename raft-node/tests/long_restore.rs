@@ -69,7 +69,8 @@ impl StateMachine for Slow {
         self.tempo.has_begun.notify_one();
         while self.tempo.is_endless.load(Ordering::Relaxed) {
             // As if there were always more.
-            source.read(&mut [])?;
+            let more = source.read(&mut [0; 1])?;
+            assert_eq!(more, 0, "that was all");
             std::thread::yield_now();
         }
         Ok(())
