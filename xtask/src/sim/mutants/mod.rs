@@ -35,9 +35,9 @@ pub(crate) struct Options {
 
 /// Bugs that CI plants, and the most seeds that one of them may take: the canary, and some that are
 /// found soon, of different sections.
-const QUICK: &str = "Canary,AnyLogWins,InstallDropsSuffix,LeavesJointEarly,ReadBeforeApplied,\
+const QUICK: &str = "Canary,AnyLogWins,CommitOldTerms,LeavesJointEarly,FollowerReadsAlone,\
                      RetryAppliedTwice,NoFsync";
-const QUICK_SEEDS: &str = "60";
+const QUICK_SEEDS: &str = "200";
 
 /// Looks for bugs; to plant them in the simulator, this program is built again with them.
 ///

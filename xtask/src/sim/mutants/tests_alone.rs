@@ -117,7 +117,8 @@ fn build() -> Result<Vec<Program>, String> {
 /// The program that a line of cargo's messages tells of.
 fn program_of(line: &str) -> Option<Program> {
     let message: Value = serde_json::from_str(line).ok()?;
-    let path = PathBuf::from(message["executable"].as_str()?);
+    let is_test = message["profile"]["test"].as_bool()?;
+    let path = PathBuf::from(message["executable"].as_str().filter(|_| is_test)?);
     let manifest = PathBuf::from(message["manifest_path"].as_str()?);
     let folder = manifest.parent()?.to_path_buf();
     let package = folder.strip_prefix(root()).ok()?.display().to_string();
