@@ -179,6 +179,7 @@ impl Node {
         while let Some(transmit) = self.core.poll_transmit() {
             network.push_back(match transmit {
                 Transmit::Message { to, message } => (me, to, message),
+                Transmit::Fetched(_) => unreachable!("nobody has lost anything"),
                 Transmit::Append(order) => match self.buffer.fill(&order) {
                     Fill::Found(entries) => (me, order.to, order.into_request(entries).into()),
                     Fill::Evicted | Fill::Stale => unreachable!("nobody is behind"),

@@ -9,6 +9,7 @@ use raft_proto::{
 
 use crate::config::Config;
 use crate::error::CoreError;
+use crate::holes::Holes;
 use crate::log_view::LogView;
 use crate::membership_log::MembershipLog;
 use crate::output::{Commit, Event, IndexRange, Persist, Role, Transmit};
@@ -17,7 +18,8 @@ use crate::progress::{Counting, Progress, Replication};
 use crate::proposals::Proposals;
 use crate::random::Random;
 use crate::read::Reads;
-use crate::recovered::Recovered;
+use crate::recovered::{Recovered, SnapshotContent};
+use crate::repair::Repair;
 use crate::roles::{RoleState, Withheld};
 use crate::snapshot::Incoming;
 use crate::time::{Epoch, Time};
@@ -58,6 +60,11 @@ pub struct RaftCore {
     /// A leader has said that this node is no member; forgotten when it is lost or leads here.
     pub(crate) removed_by: Option<NodeId>,
     pub(crate) log: LogView,
+    /// Entries of the log whose content is missing.
+    pub(crate) holes: Holes,
+    /// The snapshot that ends here cannot be read, and is not replaced yet.
+    pub(crate) lost_snapshot: Option<LogPosition>,
+    pub(crate) repair: Repair,
     pub(crate) persists: PersistQueue,
     pub(crate) withheld: Vec<Withheld>,
     pub(crate) members: MembershipLog,
@@ -113,6 +120,14 @@ impl RaftCore {
         config.validate()?;
         recovered.validate()?;
         let snapshot = recovered.snapshot.unwrap_or(LogPosition::ZERO);
+        let lost_snapshot = match recovered.snapshot_content {
+            SnapshotContent::Whole => None,
+            SnapshotContent::Lost => Some(snapshot),
+        };
+        let applied = match lost_snapshot {
+            None => snapshot.index,
+            Some(_) => LogIndex::ZERO,
+        };
         let random = Random::from_parts(&[
             config.seed,
             config.id.0,
@@ -130,12 +145,15 @@ impl RaftCore {
             verified: LogIndex::ZERO,
             removed_by: None,
             log: LogView::new(&recovered),
+            holes: Holes::new(&recovered.missing),
+            lost_snapshot,
+            repair: Repair::default(),
             persists: PersistQueue::new(recovered.hard_state, recovered.last.index),
             withheld: Vec::new(),
             members: MembershipLog::new(recovered.memberships),
             commit_index: snapshot.index,
-            delivered: snapshot.index,
-            applied: snapshot.index,
+            delivered: applied,
+            applied,
             epoch: Epoch(0),
             counting: if recovered.counted {
                 Counting::Counted
@@ -159,6 +177,7 @@ impl RaftCore {
         } else {
             core.reset_election_timer();
         }
+        core.start_repair();
         Ok(core)
     }
 
@@ -186,13 +205,14 @@ impl RaftCore {
         if self.disk == Disk::Failed {
             return None;
         }
-        let until = self.commit_index.min(self.persists.durable_index());
+        let durable = self.persists.durable_index().min(self.whole_index());
+        let until = self.commit_index.min(durable);
         if let Some(position) = self.restore {
             if until < position.index {
                 return None;
             }
             self.restore = None;
-            self.delivered = position.index;
+            self.delivered = self.delivered.max(position.index);
             return Some(Commit::Restore(position));
         }
         let range = IndexRange::new(self.delivered.next(), until)?;

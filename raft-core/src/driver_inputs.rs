@@ -26,6 +26,7 @@ impl RaftCore {
                 Timer::Heartbeat => self.heartbeat_timed_out(),
                 Timer::Transfer => self.transfer_timed_out(),
                 Timer::Read => self.read_timed_out(),
+                Timer::Repair => self.repair_timed_out(),
             }
         }
     }
@@ -42,7 +43,9 @@ impl RaftCore {
         }
         self.persists.complete(id);
         self.disk = Disk::Working;
+        let filled = self.holes.completed(id);
         self.release(id);
+        self.refills_are_durable(filled);
         self.commit_by_counting();
     }
 
@@ -75,6 +78,7 @@ impl RaftCore {
     /// A connection to a peer was made. News of an earlier boot than one seen is ignored.
     pub fn handle_peer_up(&mut self, now: Time, peer: NodeId, boot: Boot) {
         self.advance_clock(now);
+        self.repair.peer_up(peer);
         if let Some(progress) = self.progress(peer) {
             progress.connect(boot);
         }
@@ -114,6 +118,7 @@ impl RaftCore {
     /// alive, and campaigns soon: pre-votes disturb nobody if it is alive for others.
     pub fn handle_peer_down(&mut self, now: Time, peer: NodeId) {
         self.advance_clock(now);
+        self.repair.peer_down(peer);
         if let Some(progress) = self.progress(peer) {
             progress.disconnect();
         }
@@ -181,6 +186,10 @@ impl RaftCore {
             match withheld.promise {
                 Promise::Message { to, message } => self.send(to, message),
                 Promise::OwnVote { term } => self.own_vote_is_durable(term),
+                Promise::Recount { to, message } => {
+                    self.count_again();
+                    self.send(to, message);
+                }
                 Promise::Acknowledgement {
                     to,
                     term,

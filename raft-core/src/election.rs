@@ -35,15 +35,16 @@ impl RaftCore {
         }
     }
 
-    /// Whether this node may be elected: a voter of its own latest membership that counts, and
-    /// can write. A voter that its latest membership leaves out may still be needed until that is
+    /// Whether this node may be elected: a voter of its own latest membership that counts, can
+    /// write, and misses nothing of its log: a leader sends what it has. A voter that its latest membership leaves out may still be needed until that is
     /// committed, because only those that are left out may have it (thesis §4.2.2); its own vote
     /// does not count then.
     pub(crate) fn may_campaign(&self) -> bool {
         let is_open = self.members.current_index() > self.commit_index;
         let is_voter = self.is_voter_in(self.members.current())
             || (is_open && self.members.previous().is_some_and(|m| self.is_voter_in(m)));
-        let is_fit = self.counting == Counting::Counted && self.disk == Disk::Working;
+        let is_fit =
+            self.counting == Counting::Counted && self.disk == Disk::Working && self.is_whole();
         is_voter && is_fit && self.removed_by.is_none()
     }
 
@@ -51,7 +52,7 @@ impl RaftCore {
     /// that names an earlier life means somebody whose promises this node does not know: a node
     /// that was wiped and joins again begins with the cluster's first membership, and if it took
     /// part in elections by that, it could elect a leader without what was committed since.
-    fn is_voter_in(&self, membership: &Membership) -> bool {
+    pub(crate) fn is_voter_in(&self, membership: &Membership) -> bool {
         let me = self.config.id;
         let bound = membership.members.get(&me).and_then(|m| m.incarnation);
         let is_other_life = bound.is_some()
@@ -326,6 +327,9 @@ impl RaftCore {
             RoleState::Leader(leader) => {
                 if let Some(progress) = leader.peers.get_mut(&peer) {
                     progress.discount();
+                }
+                if let Some(recount) = leader.recounts.get_mut(&peer) {
+                    recount.begin_again(self.log.last_index().next());
                 }
             }
         }

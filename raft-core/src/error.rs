@@ -42,15 +42,12 @@ pub enum CoreError {
     /// Memberships are out of order, beyond the log, or missing although there is a log.
     #[error("the recovered memberships do not belong to the recovered log")]
     MembershipsMismatch,
-    /// Entries whose content is lost cannot be repaired by this version.
-    #[error(
-        "entries {first} to {last} have lost their content; restore this node from its peers \
-         (remove it and add it again)"
-    )]
-    MissingContent {
-        /// First missing index.
+    /// The holes are not within the log behind the snapshot, or not in order.
+    #[error("the recovered holes do not lie in the recovered log: {first} to {last}")]
+    HolesMismatch {
+        /// First index of the first wrong one.
         first: LogIndex,
-        /// Last missing index of the first hole.
+        /// Its last index.
         last: LogIndex,
     },
 }

@@ -44,6 +44,7 @@ impl RaftCore {
             round: heartbeat.round,
         };
         self.send_after_term(from, response.into());
+        self.ask_to_count(from);
         if heartbeat.commit_index > self.verified {
             // The leader knows this node to hold more than the node itself can tell: it has
             // restarted within the term. Only an append can show what they have in common.
@@ -93,6 +94,7 @@ impl RaftCore {
             self.answer_append(from, request.sequence, outcome);
             return Ok(());
         }
+        let was_holed = !self.is_whole();
         let new = self.first_new(&request.entries);
         let memberships = decode_memberships(new)?;
         if let Some(first) = new.first() {
@@ -116,6 +118,9 @@ impl RaftCore {
             self.advance_commit(request.commit_index.min(self.log.last_index()));
         }
         self.advance_commit(request.commit_index.min(self.verified));
+        if was_holed && self.is_whole() {
+            self.content_came_back();
+        }
         self.acknowledge(from, request.sequence, last);
         Ok(())
     }
@@ -154,7 +159,7 @@ impl RaftCore {
 
     /// Removes entries from `index` on, and with them memberships, and whatever writes under way
     /// would have said about them.
-    fn truncate_from(&mut self, index: LogIndex) {
+    pub(crate) fn truncate_from(&mut self, index: LogIndex) {
         assert!(index > self.commit_index, "committed entries stay");
         assert!(
             index > self.verified,
@@ -163,6 +168,8 @@ impl RaftCore {
         self.epoch = self.epoch.next();
         self.log.truncate_from(index);
         self.persists.truncate_from(index, self.epoch);
+        self.holes.truncate_from(index);
+        self.repair.log_has_changed();
         if is_planted(Mutant::MembershipNotRolledBack) {
             return;
         }
@@ -195,8 +202,13 @@ impl RaftCore {
         }
     }
 
-    /// Acknowledges everything up to `last` once it is durable, even if it was there before.
+    /// Acknowledges everything up to `last` once it is durable, even if it was there before. An
+    /// acknowledgement says that all before its end is there, so there is none beyond a hole: once
+    /// that is filled, the leader is asked for an append to acknowledge.
     fn acknowledge(&mut self, to: NodeId, sequence: u64, last: LogIndex) {
+        if self.misses_up_to(last) {
+            return;
+        }
         let term = self.term();
         if is_planted(Mutant::AcknowledgeBeforeFsync) {
             let outcome = AppendOutcome::Accepted;

@@ -1,6 +1,8 @@
 //! What a leader does: its first entry, proposals, acknowledgements, commits, heartbeats (§5.3,
 //! §5.4.2, §8).
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{
@@ -85,6 +87,7 @@ impl RaftCore {
             round: 0,
             uncommitted_bytes,
             catch_ups,
+            recounts: BTreeMap::new(),
             next_promotion: self.now,
         })));
         self.timers.stop(Timer::Election);
@@ -111,7 +114,12 @@ impl RaftCore {
         index
     }
 
-    pub(crate) fn handle_append_response(&mut self, from: NodeId, response: &AppendResponse) {
+    pub(crate) fn handle_append_response(
+        &mut self,
+        from: NodeId,
+        uncounted: bool,
+        response: &AppendResponse,
+    ) {
         let base = self.log.base().index;
         let Some(progress) = self.touch(from) else {
             return;
@@ -140,7 +148,10 @@ impl RaftCore {
                 Refusal::LostEntries { previous } => {
                     progress.discount();
                     progress.forget_match(last_index.next().min(previous));
-                    self.report_violation(from, Violation::LostEntries);
+                    // A peer that says that it counts for nothing has said so.
+                    if !uncounted {
+                        self.report_violation(from, Violation::LostEntries);
+                    }
                 }
             },
             // Answers of the current term are never stale ones.
@@ -253,6 +264,7 @@ impl RaftCore {
         // what is looked at below.
         self.set_heartbeat_timer();
         self.continue_membership_change();
+        self.tend_recounts();
         self.promote_learners();
         self.advance_transfer();
         self.hand_over_if_disk_is_behind();

@@ -40,6 +40,9 @@
 //! * **One change at a time**: at most one membership of a log is not committed.
 //! * **Linearizable reads**: the index of a read is not below any commit that anybody knew of when
 //!   the read was asked.
+//! * **Nothing missing is promised**: entries whose content this node has lost are known by index and
+//!   term and count as such in elections; they are not acknowledged, applied or sent, and a node
+//!   that misses any does not campaign.
 //! * **Definite outcomes**: a proposal is reported committed or superseded only if that is final.
 //!
 //! The tests check all of them after every step of scripted and random histories.
@@ -88,6 +91,7 @@
 //!         match transmit {
 //!             Transmit::Message { to, message } => println!("send {} to {to}", message.name()),
 //!             Transmit::Append(order) => println!("fill and send {:?}", order.entries()),
+//!             Transmit::Fetched(order) => println!("fill and send {:?}", order.entries),
 //!         }
 //!     }
 //!     while let Some(Commit::Entries(range)) = core.poll_commit() {
@@ -109,7 +113,9 @@
 //!
 //! `step` applies the rules about terms and dispatches; `election`, `follower`, `leader`, `read`,
 //! `transfer`, `reconfiguration` and `snapshot` hold the protocol; `replication` decides which append
-//! to send next; `persist_queue` knows what is durable; `progress` has every transition of a peer's
+//! to send next; `recount` lets nodes count again that have lost what they promised; `repair` brings lost content back from peers, `repair_answers` helps
+//! peers with theirs, `never_had` drops what nobody has, and `holes` knows what is missing;
+//! `persist_queue` knows what is durable; `progress` has every transition of a peer's
 //! replication state; `log_view`, `membership_log`, `membership_change`, `catch_up`, `proposals`,
 //! [`quorum`] and `timers` are plain data structures.
 //! Architecture invariant: nothing here does I/O, reads a clock, or depends on the order of a hash
@@ -124,10 +130,12 @@ mod driver_inputs;
 mod election;
 mod error;
 mod follower;
+mod holes;
 mod leader;
 mod log_view;
 mod membership_change;
 mod membership_log;
+mod never_had;
 mod output;
 mod persist_queue;
 mod progress;
@@ -136,7 +144,10 @@ pub mod quorum;
 mod random;
 mod read;
 mod reconfiguration;
+mod recount;
 mod recovered;
+mod repair;
+mod repair_answers;
 mod replication;
 mod roles;
 mod snapshot;
@@ -151,9 +162,10 @@ pub use config::{Config, ConfigError, ENTRY_OVERHEAD_BYTES, MAX_APPEND_ENTRIES};
 pub use error::{CoreError, ProposeError, ReadIndexError, TransferError};
 pub use membership_change::{ChangeError, MembershipChange};
 pub use output::{
-    AppendOrder, Commit, Event, IndexRange, MembershipStage, Persist, ProposalOutcome, ReadFailure,
-    Role, TransferOutcome, Transmit, UnsentReason, Violation,
+    AppendOrder, Commit, Event, FetchedOrder, IndexRange, Install, MembershipStage, Persist,
+    ProposalOutcome, ReadFailure, RepairNews, Role, TransferOutcome, Transmit, UnsentReason,
+    Violation,
 };
 pub use progress::{Counting, Replication};
-pub use recovered::Recovered;
+pub use recovered::{Recovered, SnapshotContent};
 pub use time::{Epoch, MessageId, PersistId, ReadId, Time};

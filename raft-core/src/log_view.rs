@@ -117,6 +117,12 @@ impl LogView {
         first
     }
 
+    /// The payload length of an entry held has become known.
+    pub(crate) fn set_size(&mut self, index: LogIndex, size: u32) {
+        let at = index.since(self.base.index.next()) as usize;
+        self.sizes[at] = size;
+    }
+
     /// Removes all entries from `index` on.
     pub(crate) fn truncate_from(&mut self, index: LogIndex) {
         assert!(

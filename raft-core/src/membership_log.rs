@@ -36,6 +36,17 @@ impl MembershipLog {
         found.map(|(_, membership)| membership)
     }
 
+    /// The membership that the entry at an index carries; `None` if it carries none.
+    pub(crate) fn of_entry(&self, index: LogIndex) -> Option<&Membership> {
+        let found = self.entries.binary_search_by_key(&index, |(at, _)| *at);
+        found.ok().map(|at| &self.entries[at].1)
+    }
+
+    /// The index from which on it is known which entries carry memberships.
+    pub(crate) fn known_from(&self) -> Option<LogIndex> {
+        self.entries.first().map(|(index, _)| *index)
+    }
+
     /// The membership that was in force before.
     pub(crate) fn previous(&self) -> Option<&Membership> {
         let before = self.entries.len().checked_sub(2)?;
@@ -68,6 +79,13 @@ impl MembershipLog {
     /// Starts anew with the membership of a snapshot.
     pub(crate) fn reset(&mut self, index: LogIndex, membership: Membership) {
         self.entries = vec![(index, membership)];
+        self.recompute();
+    }
+
+    /// A snapshot tells the membership in force at its end. Those known after it stay.
+    pub(crate) fn begin_with(&mut self, index: LogIndex, membership: Membership) {
+        self.entries.retain(|(at, _)| *at > index);
+        self.entries.insert(0, (index, membership));
         self.recompute();
     }
 

@@ -1,8 +1,8 @@
 //! What the core asks its driver to do: persists, transmissions, commits and events.
 
 use raft_proto::{
-    AppendRequest, Entry, HardState, LogIndex, LogPosition, Message, NodeId, SnapshotDescription,
-    Term, TermRun,
+    AppendRequest, Entry, FetchEntriesResponse, HardState, LogIndex, LogPosition, Message, NodeId,
+    SnapshotDescription, Term, TermRun,
 };
 
 use crate::time::{Epoch, MessageId, PersistId, ReadId};
@@ -49,20 +49,27 @@ impl IndexRange {
 ///
 /// The driver hands persists to its log in the order in which it polled them, and calls
 /// [`crate::RaftCore::handle_persisted`] once one is durable, in the same order; several may be
-/// under way at a time. The order inside a persist is: install, truncate, append.
+/// under way at a time. The order inside a persist is: install, truncate, refill, append.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Persist {
     /// Names it in [`crate::RaftCore::handle_persisted`].
     pub id: PersistId,
     /// Term and vote that are durable with it. Always given; often unchanged.
     pub hard_state: HardState,
-    /// First, the log is emptied and starts anew after this position, which the snapshot covers
-    /// that [`crate::RaftCore::handle_snapshot_received`] reported.
-    pub install: Option<LogPosition>,
+    /// Whether the log is to note, with it, that its end is known (again): from then on this node
+    /// counts, also after a restart.
+    pub end_is_known: bool,
+    /// First, a snapshot takes the place of the beginning of the log, or of all of it: one that
+    /// [`crate::RaftCore::handle_snapshot_received`] or
+    /// [`crate::RaftCore::handle_snapshot_saved`] reported.
+    pub install: Option<Install>,
     /// Then, all entries from this index on are removed.
     pub truncate_from: Option<LogIndex>,
     /// The core's epoch as of this persist: for [`crate::EntryBuffer::truncate_from`].
     pub epoch: Epoch,
+    /// Then the content of these entries, which was lost, is written again, to a fresh place. The log
+    /// has them by index and term; the content is in the answer that `message` names.
+    pub refill: Option<IndexRange>,
     /// Then these entries are appended. Their content is, per index: in `generated` if the core
     /// made the entry itself; else in the message that `message` names; else, for a proposal,
     /// what the driver kept for the position that [`crate::RaftCore::propose`] returned.
@@ -72,6 +79,25 @@ pub struct Persist {
     pub message: Option<MessageId>,
     /// Entries among `entries` that the core itself made: empty entries and memberships.
     pub generated: Vec<Entry>,
+}
+
+/// What becomes of the log when a snapshot is installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Install {
+    /// All of it goes; it starts anew after this position.
+    Replace(LogPosition),
+    /// Everything up to this position, which the log has, goes; what follows stays.
+    Keep(LogPosition),
+}
+
+impl Install {
+    /// The last entry that the snapshot covers.
+    #[must_use]
+    pub const fn position(self) -> LogPosition {
+        match self {
+            Self::Replace(position) | Self::Keep(position) => position,
+        }
+    }
 }
 
 /// Something to send, at once.
@@ -87,6 +113,52 @@ pub enum Transmit {
     /// An AppendEntries that the driver fills with payloads: from [`crate::EntryBuffer::fill`],
     /// or from disk for a peer that is far behind.
     Append(AppendOrder),
+    /// An answer to a peer that lost entries, which the driver fills in the same way.
+    Fetched(FetchedOrder),
+}
+
+/// Entries that a peer has lost, by name: the driver looks them up and sends
+/// [`FetchedOrder::into_response`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchedOrder {
+    /// The receiver.
+    pub to: NodeId,
+    /// This node's durable term.
+    pub term: Term,
+    /// The entries to send, if there are any.
+    pub entries: Option<IndexRange>,
+    /// Their terms; the first run starts with them.
+    pub runs: Vec<TermRun>,
+    /// Entries asked for that this node's log does not have.
+    pub never_had: Vec<LogPosition>,
+    /// Entries asked for that are compacted or lost here, too.
+    pub unavailable: Vec<LogPosition>,
+}
+
+impl FetchedOrder {
+    /// The answer to send, with what was found: entries of other indexes or terms than ordered, and
+    /// all after them, are left out, because the log has changed since.
+    #[must_use]
+    pub fn into_response(self, found: Vec<Entry>) -> FetchEntriesResponse {
+        let mut next = self.entries.map(|range| range.first);
+        let mut is_ordered = |entry: &Entry| {
+            let is_next = next == Some(entry.index)
+                && self
+                    .entries
+                    .is_some_and(|range| range.contains(entry.index));
+            next = Some(entry.index.next());
+            let after = self.runs.partition_point(|run| run.first <= entry.index);
+            let run = after.checked_sub(1).and_then(|at| self.runs.get(at));
+            is_next && run.is_some_and(|run| run.term == entry.term)
+        };
+        let entries = found.into_iter().take_while(|entry| is_ordered(entry));
+        FetchEntriesResponse {
+            term: self.term,
+            entries: entries.collect(),
+            never_had: self.never_had,
+            unavailable: self.unavailable,
+        }
+    }
 }
 
 /// AppendEntries by name: the driver looks up the payloads, checks every term while doing so, and
@@ -178,7 +250,8 @@ pub enum Commit {
     /// where the last commit ended. Empty entries and memberships are among them.
     Entries(IndexRange),
     /// The state machine is replaced by the snapshot received that covers everything up to here;
-    /// it is installed durably on this node.
+    /// it is installed durably on this node. Nothing needs to be done if the state machine has come
+    /// as far by itself: that happens when the snapshot was fetched for entries that were lost.
     Restore(LogPosition),
 }
 
@@ -270,6 +343,25 @@ pub enum Violation {
     LostEntries,
 }
 
+/// What became of content that this node has lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RepairNews {
+    /// These entries cannot be read; peers are asked for them.
+    Missing(IndexRange),
+    /// The snapshot that ends here, or after it, cannot be read, and the state machine's state with
+    /// it; peers are asked for one.
+    SnapshotLost(LogPosition),
+    /// A peer had the content of these entries; it is durable here again.
+    Refilled(IndexRange),
+    /// A snapshot that ends here covers what was missing before it.
+    Covered(LogPosition),
+    /// These entries were never committed and never will be: enough voters never had the first.
+    Dropped(IndexRange),
+    /// Everybody has answered, several times, and nobody can help: these entries may have been
+    /// committed, and their content is lost for good. The node must stop and say so.
+    Lost(IndexRange),
+}
+
 /// Something the driver or its user may want to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -325,7 +417,7 @@ pub enum Event {
         outcome: TransferOutcome,
     },
     /// The leader offers a snapshot, because the entries that this node needs are compacted there
-    /// (§7). Fetch it, then call [`crate::RaftCore::handle_snapshot_received`] or
+    /// (§7), or a peer does, because this node has lost its own or entries of its log. Fetch it, then call [`crate::RaftCore::handle_snapshot_received`] or
     /// [`crate::RaftCore::handle_snapshot_failed`]; until then nothing else is offered.
     SnapshotOffered {
         /// Whom to fetch it from.
@@ -333,12 +425,16 @@ pub enum Event {
         /// What to fetch.
         snapshot: SnapshotDescription,
     },
-    /// A peer needs entries that are compacted here, and no snapshot that covers them was reported
-    /// by [`crate::RaftCore::handle_snapshot_saved`].
+    /// A peer needs entries that are compacted or lost here, and no snapshot that covers them was
+    /// reported by [`crate::RaftCore::handle_snapshot_saved`].
     SnapshotWanted {
-        /// The peer.
+        /// The peer; this node itself, if a snapshot of its own state is all that heals its log.
         peer: NodeId,
     },
+    /// This node counts again, durably: it holds everything that it could have promised.
+    CountsAgain,
+    /// News of content that was lost.
+    Repair(RepairNews),
     /// A peer broke the protocol.
     PeerViolated {
         /// The peer.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use raft_proto::{Entry, HardState, LogIndex, LogPosition};
 
-use crate::output::{IndexRange, Persist};
+use crate::output::{IndexRange, Install, Persist};
 use crate::time::{Epoch, MessageId, PersistId};
 
 /// Whose entries a persist writes.
@@ -98,6 +98,20 @@ impl PersistQueue {
         }
     }
 
+    /// The log's end and this hard state are known from now on, by a write of its own.
+    pub(crate) fn end_is_known(&mut self, hard_state: HardState, epoch: Epoch) -> PersistId {
+        assert_eq!(
+            hard_state.term, self.hard_state.term,
+            "a node counts again in the current term"
+        );
+        self.hard_state = hard_state;
+        self.push(epoch);
+        if let Some(last) = self.pending.back_mut() {
+            last.persist.end_is_known = true;
+        }
+        PersistId(self.next_id.0 - 1)
+    }
+
     /// Adds entries at the end of the log.
     pub(crate) fn append(
         &mut self,
@@ -126,6 +140,37 @@ impl PersistQueue {
                 entries.last = range.last;
             }
             none @ None => *none = Some(range),
+        }
+    }
+
+    /// Brings back the content of entries of the log, as a write of its own.
+    pub(crate) fn refill(
+        &mut self,
+        message: MessageId,
+        range: IndexRange,
+        epoch: Epoch,
+    ) -> PersistId {
+        self.push(epoch);
+        if let Some(last) = self.pending.back_mut() {
+            last.source = Source::Message(message);
+            last.persist.message = Some(message);
+            last.persist.refill = Some(range);
+        }
+        PersistId(self.next_id.0 - 1)
+    }
+
+    /// A snapshot takes the place of the log up to `position`; what follows stays as it is.
+    pub(crate) fn keep_behind(&mut self, position: LogPosition, epoch: Epoch) {
+        for pending in &mut self.pending {
+            let persist = &mut pending.persist;
+            let covered = persist.refill.filter(|range| range.first <= position.index);
+            if let Some(range) = covered {
+                persist.refill = IndexRange::new(position.index.next(), range.last);
+            }
+        }
+        self.push(epoch);
+        if let Some(last) = self.pending.back_mut() {
+            last.persist.install = Some(Install::Keep(position));
         }
     }
 
@@ -170,7 +215,7 @@ impl PersistQueue {
         }
         self.push(epoch);
         if let Some(last) = self.pending.back_mut() {
-            last.persist.install = Some(position);
+            last.persist.install = Some(Install::Replace(position));
         }
     }
 
@@ -251,8 +296,10 @@ impl PersistQueue {
             persist: Persist {
                 id,
                 hard_state: self.hard_state,
+                end_is_known: false,
                 install: None,
                 truncate_from: None,
+                refill: None,
                 epoch,
                 entries: None,
                 message: None,
@@ -265,12 +312,20 @@ impl PersistQueue {
 
 /// The last entry that is durable once this is.
 fn covers(persist: &Persist) -> LogIndex {
-    let installed = persist.install.map_or(LogIndex::ZERO, |p| p.index);
+    let installed = replaced(persist).unwrap_or_default();
     persist.entries.map_or(installed, |range| range.last)
 }
 
+/// Where the log starts anew.
+fn replaced(persist: &Persist) -> Option<LogIndex> {
+    match persist.install {
+        Some(Install::Replace(position)) => Some(position.index),
+        Some(Install::Keep(_)) | None => None,
+    }
+}
+
 fn end_after(end: LogIndex, persist: &Persist) -> LogIndex {
-    let end = persist.install.map_or(end, |position| position.index);
+    let end = replaced(persist).unwrap_or(end);
     let kept = match persist.truncate_from {
         Some(from) => end.min(from.previous()),
         None => end,
@@ -284,7 +339,10 @@ fn cut(persist: &mut Persist, from: LogIndex) {
         persist.entries = IndexRange::new(range.first, range.last.min(from.previous()));
         persist.generated.retain(|entry| entry.index < from);
     }
-    if persist.entries.is_none() {
+    if let Some(range) = persist.refill {
+        persist.refill = IndexRange::new(range.first, range.last.min(from.previous()));
+    }
+    if persist.entries.is_none() && persist.refill.is_none() {
         persist.message = None;
     }
 }
@@ -389,7 +447,7 @@ mod tests {
         append(&mut queue, 3, 21, 21);
         assert_eq!(queue.poll().unwrap().entries, None);
         let install = queue.poll().unwrap();
-        assert_eq!(install.install, Some(position));
+        assert_eq!(install.install, Some(Install::Replace(position)));
         assert_eq!(install.entries, Some(range(21, 21)));
         queue.complete(older.id);
         assert_eq!(

@@ -197,8 +197,9 @@ impl RaftCore {
         }
     }
 
-    /// A leader that is not a voter any more hands over and steps down (§6, thesis §4.2.2).
-    fn leave_leadership(&mut self) {
+    /// A leader that is not a voter any more (§6, thesis §4.2.2), or cannot read its log, hands
+    /// over and steps down.
+    pub(crate) fn leave_leadership(&mut self) {
         if let Some(successor) = self.best_successor() {
             self.send_timeout_now(successor);
         }

@@ -25,13 +25,24 @@ pub struct Recovered {
     /// Memberships in the log with their index, in order; before them the one in force at
     /// `first_index` (the snapshot's), if the log does not start at index 1.
     pub memberships: Vec<(LogIndex, Membership)>,
-    /// Entries whose identity is known and whose content is lost (D6).
+    /// Entries after the snapshot whose identity is known and whose content is lost (D6), in order.
     pub missing: Vec<IndexRange>,
+    /// Whether the snapshot can be read.
+    pub snapshot_content: SnapshotContent,
     /// `false` if the end of the log or the newest hard state is unknown (D6): the node says so
     /// in every message, and neither votes nor campaigns.
     pub counted: bool,
     /// This start of the node.
     pub boot: Boot,
+}
+
+/// What is left of the newest snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotContent {
+    /// It can be read, or there is none because the log begins at index 1.
+    Whole,
+    /// It cannot: what it covers is known to be committed, and one is fetched from a peer.
+    Lost,
 }
 
 impl Recovered {
@@ -50,6 +61,7 @@ impl Recovered {
             entry_sizes: Vec::new(),
             memberships: Vec::new(),
             missing: Vec::new(),
+            snapshot_content: SnapshotContent::Whole,
             counted: true,
             boot,
         }
@@ -84,12 +96,6 @@ impl Recovered {
 
     /// Checks that the parts belong together.
     pub(crate) fn validate(&self) -> Result<(), CoreError> {
-        if let Some(hole) = self.missing.first() {
-            return Err(CoreError::MissingContent {
-                first: hole.first,
-                last: hole.last,
-            });
-        }
         let expected = self.last.index.next().since(self.first_index);
         if self.entry_sizes.len() as u64 != expected {
             return Err(CoreError::SizesMismatch {
@@ -108,6 +114,7 @@ impl Recovered {
             return Err(CoreError::HardStateBehindLog);
         }
         self.validate_runs(snapshot)?;
+        self.validate_missing(snapshot)?;
         self.validate_memberships()
     }
 
@@ -134,6 +141,20 @@ impl Recovered {
         if is_right { Ok(()) } else { Err(mismatch) }
     }
 
+    fn validate_missing(&self, snapshot: LogPosition) -> Result<(), CoreError> {
+        let mut before = snapshot.index;
+        for hole in &self.missing {
+            if hole.first <= before || hole.last < hole.first || hole.last > self.last.index {
+                return Err(CoreError::HolesMismatch {
+                    first: hole.first,
+                    last: hole.last,
+                });
+            }
+            before = hole.last;
+        }
+        Ok(())
+    }
+
     fn validate_memberships(&self) -> Result<(), CoreError> {
         let is_ordered = self
             .memberships
@@ -143,7 +164,10 @@ impl Recovered {
             .memberships
             .last()
             .is_none_or(|(index, _)| *index <= self.last.index);
-        let is_present = self.last == LogPosition::ZERO || !self.memberships.is_empty();
+        // The membership before the log was in the snapshot.
+        let is_present = self.last == LogPosition::ZERO
+            || !self.memberships.is_empty()
+            || self.snapshot_content == SnapshotContent::Lost;
         let is_valid = self.memberships.iter().all(|(_, m)| m.validate().is_ok());
         if is_ordered && is_within && is_present && is_valid {
             Ok(())

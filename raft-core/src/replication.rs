@@ -4,7 +4,7 @@ use raft_proto::{LogIndex, LogPosition, NodeId};
 
 use crate::config::MAX_APPEND_ENTRIES;
 use crate::core::RaftCore;
-use crate::output::AppendOrder;
+use crate::output::{AppendOrder, FetchedOrder, IndexRange, Transmit};
 use crate::progress::{Progress, Window};
 use crate::roles::{Leader, RoleState};
 
@@ -84,6 +84,26 @@ impl RaftCore {
             runs: entries.map_or_else(Vec::new, |range| self.log.runs_in(range)),
             epoch,
         })
+    }
+}
+
+impl RaftCore {
+    /// Answers a peer that asked for entries which it lost; the driver fills in the content.
+    pub(crate) fn send_found(
+        &mut self,
+        to: NodeId,
+        entries: Option<IndexRange>,
+        never_had: Vec<LogPosition>,
+        unavailable: Vec<LogPosition>,
+    ) {
+        self.outbox.push_back(Transmit::Fetched(FetchedOrder {
+            to,
+            term: self.term(),
+            entries,
+            runs: entries.map_or_else(Vec::new, |range| self.log.runs_in(range)),
+            never_had,
+            unavailable,
+        }));
     }
 }
 

@@ -7,6 +7,7 @@ use raft_proto::{LogIndex, NodeId, Term};
 use crate::catch_up::CatchUp;
 use crate::output::Role;
 use crate::progress::Progress;
+use crate::recount::Recount;
 use crate::time::{PersistId, Time};
 
 /// The role of a node, with what only that role has.
@@ -55,6 +56,8 @@ pub(crate) struct Leader {
     pub(crate) uncommitted_bytes: u64,
     /// How fast each learner follows.
     pub(crate) catch_ups: BTreeMap<NodeId, CatchUp>,
+    /// What makes uncounted peers count again.
+    pub(crate) recounts: BTreeMap<NodeId, Recount>,
     /// No learner is promoted before.
     pub(crate) next_promotion: Time,
 }
@@ -80,6 +83,11 @@ pub(crate) enum Promise {
         term: Term,
         sequence: u64,
         last: LogIndex,
+    },
+    /// This node counts again, and tells the leader.
+    Recount {
+        to: NodeId,
+        message: raft_proto::Message,
     },
     /// This node's vote for itself.
     OwnVote { term: Term },

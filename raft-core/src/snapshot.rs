@@ -13,7 +13,7 @@ use raft_proto::{
 };
 
 use crate::core::RaftCore;
-use crate::output::{Event, IndexRange, MembershipStage, Violation};
+use crate::output::{Event, IndexRange, MembershipStage, RepairNews, Violation};
 use crate::roles::{Promise, RoleState, Withheld};
 use crate::step::LARGEST_NUMBER;
 use crate::time::Time;
@@ -98,6 +98,11 @@ impl RaftCore {
         );
         self.log.compact_to(through);
         self.members.compact(through);
+        let was_whole = self.is_whole();
+        self.holes.compact_to(through);
+        if !was_whole && self.is_whole() {
+            self.content_came_back();
+        }
     }
 
     /// So many bytes of the snapshot offered are durable here: tells the leader, when it asks, that
@@ -119,9 +124,13 @@ impl RaftCore {
             return;
         }
         let offer = self.incoming.take();
+        let was_whole = self.is_whole();
         self.install(snapshot);
+        if !was_whole {
+            self.content_came_back();
+        }
         let index = snapshot.last_included.index;
-        if self.commit_index < index {
+        if self.commit_index < index || self.misses_up_to(index) {
             return;
         }
         let term = self.term();
@@ -206,11 +215,16 @@ impl RaftCore {
             self.report_violation(from, Violation::ConflictsWithCommitted);
             return;
         }
-        if position.index <= self.commit_index || found == Some(position.term) {
+        let is_known = position.index <= self.commit_index || found == Some(position.term);
+        if is_known && !self.heals(position) {
             // The offer proves that the position is committed.
             self.verified = self.verified.max(position.index);
             self.advance_commit(position.index);
-            self.answer_installed(from, request.sequence, position.index);
+            if self.misses_up_to(position.index) {
+                self.answer_offer(from, request.sequence, InstallOutcome::Refused);
+            } else {
+                self.answer_installed(from, request.sequence, position.index);
+            }
             return;
         }
         let received_bytes = match &mut self.incoming {
@@ -225,24 +239,34 @@ impl RaftCore {
                 incoming.latest = request.sequence;
                 incoming.received_bytes
             }
-            none @ None => {
-                *none = Some(Incoming {
-                    snapshot: snapshot.clone(),
-                    from,
-                    term: request.term,
-                    sequence: request.sequence,
-                    latest: request.sequence,
-                    received_bytes: 0,
-                });
-                self.events.push_back(Event::SnapshotOffered {
-                    from,
-                    snapshot: snapshot.clone(),
-                });
+            None => {
+                let (term, sequence) = (request.term, request.sequence);
+                self.begin_incoming(from, snapshot.clone(), term, sequence);
                 0
             }
         };
         let outcome = InstallOutcome::Fetching { received_bytes };
         self.answer_offer(from, request.sequence, outcome);
+    }
+
+    /// A snapshot is to be fetched; the offer of this term and sequence is answered when it is here.
+    pub(crate) fn begin_incoming(
+        &mut self,
+        from: NodeId,
+        snapshot: SnapshotDescription,
+        term: Term,
+        sequence: u64,
+    ) {
+        self.incoming = Some(Incoming {
+            snapshot: snapshot.clone(),
+            from,
+            term,
+            sequence,
+            latest: sequence,
+            received_bytes: 0,
+        });
+        self.events
+            .push_back(Event::SnapshotOffered { from, snapshot });
     }
 
     pub(crate) fn handle_install_response(
@@ -262,11 +286,20 @@ impl RaftCore {
     /// Makes a fetched snapshot the log's beginning.
     fn install(&mut self, snapshot: &SnapshotDescription) {
         let position = snapshot.last_included;
-        if position.index <= self.commit_index {
+        let heals = self.heals(position);
+        if position.index <= self.commit_index && !heals {
             return;
         }
         if self.log.matches(position) && !is_planted(Mutant::InstallDropsSuffix) {
             self.advance_commit(position.index);
+            if heals {
+                self.keep_log_behind(snapshot);
+            }
+            return;
+        }
+        if position.index <= self.commit_index {
+            // It contradicts what is committed, so it is none of this cluster's.
+            self.report_violation(self.config.id, Violation::ConflictsWithCommitted);
             return;
         }
         if self.is_leader() {
@@ -277,6 +310,26 @@ impl RaftCore {
         // A campaign was for the log that goes now.
         self.set_role(RoleState::Follower);
         self.replace_log(position, snapshot);
+    }
+
+    /// Makes a snapshot the beginning of a log that has its last entry: what is missing before is
+    /// covered, and what follows stays.
+    pub(crate) fn keep_log_behind(&mut self, snapshot: &SnapshotDescription) {
+        let position = snapshot.last_included;
+        self.persists.keep_behind(position, self.epoch);
+        self.log.compact_to(position.index);
+        self.members
+            .begin_with(position.index, snapshot.membership.clone());
+        self.holes.compact_to(position.index);
+        if self.lost_snapshot.take().is_some() || self.applied < position.index {
+            self.restore = Some(position);
+        }
+        let saved = self.saved.as_ref().map(|saved| saved.last_included.index);
+        if saved.is_none_or(|saved| saved <= position.index) {
+            self.saved = Some(snapshot.clone());
+        }
+        self.repair.log_has_changed();
+        self.report_repair(RepairNews::Covered(position));
     }
 
     fn replace_log(&mut self, position: LogPosition, snapshot: &SnapshotDescription) {
@@ -292,6 +345,12 @@ impl RaftCore {
         self.verified = self.verified.max(position.index);
         self.restore = Some(position);
         self.saved = Some(snapshot.clone());
+        if !self.is_whole() {
+            self.holes.compact_to(LogIndex(u64::MAX - 1));
+            self.lost_snapshot = None;
+            self.report_repair(RepairNews::Covered(position));
+        }
+        self.repair.log_has_changed();
         let stage = MembershipStage::Committed;
         self.events.push_back(Event::MembershipChanged {
             index: position.index,

@@ -52,7 +52,7 @@ impl RaftCore {
         // A pre-vote moves nobody's term (thesis §9.6); only a refusal tells a later one.
         let is_pre_vote = matches!(message, Message::PreVoteRequest(_))
             || matches!(message, Message::PreVoteResponse(response) if response.granted);
-        if is_pre_vote {
+        if is_pre_vote || self.is_about_repair(term, message) {
             return true;
         }
         // A node that hears from a leader ignores candidates altogether (thesis §4.2.3).
@@ -74,6 +74,42 @@ impl RaftCore {
         true
     }
 
+    /// Whether a message is about lost content, which is the same in every term. A request of a later
+    /// term is judged where it is answered; an answer of one is obeyed like any other message.
+    fn is_about_repair(&self, term: Term, message: &Message) -> bool {
+        match message {
+            Message::FetchEntriesRequest(_)
+            | Message::DescribeSnapshotRequest(_)
+            | Message::DescribeSnapshotResponse(_) => true,
+            Message::FetchEntriesResponse(_) => term <= self.term(),
+            Message::PreVoteRequest(_)
+            | Message::PreVoteResponse(_)
+            | Message::VoteRequest(_)
+            | Message::VoteResponse(_)
+            | Message::AppendRequest(_)
+            | Message::AppendResponse(_)
+            | Message::Heartbeat(_)
+            | Message::HeartbeatResponse(_)
+            | Message::TimeoutNow(_)
+            | Message::InstallSnapshotRequest(_)
+            | Message::InstallSnapshotResponse(_)
+            | Message::ReadIndexRequest(_)
+            | Message::ReadIndexResponse(_)
+            | Message::RecountRequest(_)
+            | Message::RecountOffer(_)
+            | Message::RecountResponse(_)
+            | Message::Hello(_)
+            | Message::HelloResponse(_)
+            | Message::GatherRequest(_)
+            | Message::GatherResponse(_)
+            | Message::GatherAbandoned(_)
+            | Message::AdoptRequest(_)
+            | Message::AdoptResponse(_)
+            | Message::FetchSnapshotRequest(_)
+            | Message::FetchSnapshotResponse(_) => false,
+        }
+    }
+
     fn dispatch(&mut self, from: NodeId, uncounted: bool, id: MessageId, message: &Message) {
         match message {
             Message::PreVoteRequest(m) => self.handle_pre_vote_request(from, m),
@@ -81,7 +117,7 @@ impl RaftCore {
             Message::VoteRequest(m) => self.handle_vote_request(from, m),
             Message::VoteResponse(m) => self.handle_vote_response(from, uncounted, m),
             Message::AppendRequest(m) => self.handle_append_request(from, id, m),
-            Message::AppendResponse(m) => self.handle_append_response(from, m),
+            Message::AppendResponse(m) => self.handle_append_response(from, uncounted, m),
             Message::Heartbeat(m) => self.handle_heartbeat(from, m),
             Message::HeartbeatResponse(m) => self.handle_heartbeat_response(from, uncounted, m),
             Message::TimeoutNow(_) => self.handle_timeout_now(from),
@@ -89,6 +125,15 @@ impl RaftCore {
             Message::InstallSnapshotResponse(m) => self.handle_install_response(from, m),
             Message::ReadIndexRequest(m) => self.handle_read_index_request(from, m),
             Message::ReadIndexResponse(m) => self.handle_read_index_response(from, m),
+            Message::FetchEntriesRequest(m) => self.handle_fetch_entries_request(from, m),
+            Message::FetchEntriesResponse(m) => {
+                self.handle_fetch_entries_response(from, uncounted, id, m);
+            }
+            Message::DescribeSnapshotRequest(m) => self.handle_describe_snapshot_request(from, m),
+            Message::DescribeSnapshotResponse(m) => self.handle_describe_snapshot_response(from, m),
+            Message::RecountRequest(m) => self.handle_recount_request(from, m),
+            Message::RecountOffer(m) => self.handle_recount_offer(from, m),
+            Message::RecountResponse(m) => self.handle_recount_response(from, uncounted, m),
             Message::Hello(_)
             | Message::HelloResponse(_)
             | Message::GatherRequest(_)
@@ -97,14 +142,7 @@ impl RaftCore {
             | Message::AdoptRequest(_)
             | Message::AdoptResponse(_)
             | Message::FetchSnapshotRequest(_)
-            | Message::FetchSnapshotResponse(_)
-            | Message::FetchEntriesRequest(_)
-            | Message::FetchEntriesResponse(_)
-            | Message::DescribeSnapshotRequest(_)
-            | Message::DescribeSnapshotResponse(_)
-            | Message::RecountRequest(_)
-            | Message::RecountOffer(_)
-            | Message::RecountResponse(_) => {}
+            | Message::FetchSnapshotResponse(_) => {}
         }
     }
 
@@ -191,5 +229,6 @@ const fn is_from_leader(message: &Message) -> bool {
             | Message::Heartbeat(_)
             | Message::TimeoutNow(_)
             | Message::InstallSnapshotRequest(_)
+            | Message::RecountOffer(_)
     )
 }

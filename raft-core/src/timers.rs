@@ -13,10 +13,18 @@ pub(crate) enum Timer {
     Transfer,
     /// The oldest read is given up, or a forwarded read is asked again.
     Read,
+    /// The next peer is asked for what this node has lost.
+    Repair,
 }
 
 impl Timer {
-    pub(crate) const ALL: [Self; 4] = [Self::Election, Self::Heartbeat, Self::Transfer, Self::Read];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Election,
+        Self::Heartbeat,
+        Self::Transfer,
+        Self::Read,
+        Self::Repair,
+    ];
 }
 
 /// One optional deadline per timer.

@@ -8,9 +8,13 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use raft_core::{Config, Event, MembershipChange, ProposalOutcome, ReadId, Role, Time};
-use raft_proto::{LogIndex, NodeId, Promotion, Term};
-use support::{Cluster, Envelope};
+use raft_core::{
+    Config, Event, IndexRange, MembershipChange, ProposalOutcome, ReadId, RepairNews, Role,
+    SnapshotContent, Time,
+};
+use raft_proto::{HardState, LogIndex, NodeId, Promotion, Term};
+use support::node::last_membership;
+use support::{Cluster, Envelope, Node};
 
 /// Seeds that every test run tries.
 const SEEDS: u64 = 800;
@@ -45,6 +49,12 @@ struct Oracle {
     decided: u64,
     changes: u64,
     fetched: u64,
+    refilled: u64,
+    covered: u64,
+    dropped: u64,
+    recounted: u64,
+    /// Nodes that are to take a snapshot for somebody who lost what it covers.
+    wanted: BTreeSet<NodeId>,
 }
 
 impl Oracle {
@@ -103,11 +113,22 @@ impl Oracle {
                     self.decided += 1;
                 }
             }
-            Event::SnapshotWanted { peer } => panic!("{id} has no snapshot for {peer}"),
+            Event::SnapshotWanted { .. } => {
+                self.wanted.insert(id);
+            }
             Event::PeerViolated { peer, violation } => {
                 panic!("{id} accuses {peer} of {violation:?}")
             }
-            Event::RoleChanged { .. }
+            Event::Repair(RepairNews::Lost(lost)) => {
+                let cluster = cluster.describe();
+                panic!("{id} gives up {lost:?} although a good copy is left\n{cluster}")
+            }
+            Event::Repair(RepairNews::Refilled(_)) => self.refilled += 1,
+            Event::Repair(RepairNews::Covered(_)) => self.covered += 1,
+            Event::Repair(RepairNews::Dropped(_)) => self.dropped += 1,
+            Event::CountsAgain => self.recounted += 1,
+            Event::Repair(RepairNews::Missing(_) | RepairNews::SnapshotLost(_))
+            | Event::RoleChanged { .. }
             | Event::LeaderChanged { .. }
             | Event::MembershipChanged { .. }
             | Event::TransferEnded { .. }
@@ -142,13 +163,30 @@ enum Step {
     Partition,
     Snapshot,
     Fetch,
+    /// Durable entries rot.
+    Rot,
+    /// A node that is down loses its snapshot.
+    LoseSnapshot,
+    /// A node that is down loses the end of its log, and its newest votes.
+    LoseEnd,
+}
+
+/// What the disks of one seed do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Disks {
+    Good,
+    Rot,
+    Lose,
+    Both,
 }
 
 /// How likely each step is in one seed: swarm testing, so that some histories have slow disks,
 /// some many elections, some many crashes.
-fn draw_weights(dice: &mut Dice) -> Vec<(Step, u64)> {
+fn draw_weights(dice: &mut Dice, disks: Disks) -> Vec<(Step, u64)> {
     let mut of = |step, choices: [u64; 3]| (step, choices[dice.roll(3) as usize]);
-    vec![
+    let rot = u64::from(matches!(disks, Disks::Rot | Disks::Both));
+    let lose = u64::from(matches!(disks, Disks::Lose | Disks::Both));
+    let mut weights = vec![
         of(Step::Deliver, [30, 80, 160]),
         of(Step::Persist, [6, 25, 60]),
         of(Step::Time, [4, 10, 20]),
@@ -161,7 +199,17 @@ fn draw_weights(dice: &mut Dice) -> Vec<(Step, u64)> {
         of(Step::Partition, [0, 2, 6]),
         of(Step::Snapshot, [0, 6, 20]),
         of(Step::Fetch, [2, 6, 20]),
-    ]
+        of(Step::Rot, [2 * rot, 8 * rot, 20 * rot]),
+        of(Step::LoseSnapshot, [rot, 2 * rot, 6 * rot]),
+        of(Step::LoseEnd, [lose, 4 * lose, 10 * lose]),
+    ];
+    if lose > 0 {
+        // While a node does not count, an operator who removes others can leave no quorum.
+        weights.retain(|(step, _)| *step != Step::Member);
+        weights.push((Step::Crash, 8));
+        weights.push((Step::Restart, 10));
+    }
+    weights
 }
 
 fn draw_step(dice: &mut Dice, weights: &[(Step, u64)]) -> Step {
@@ -249,10 +297,165 @@ fn step(world: &mut World, next: Step) {
                 && !cluster.nodes[&id].is_up
             {
                 cluster.restart(id.0);
+                connect(cluster, id);
+            }
+        }
+        Step::Rot => {
+            if let Some(id) = dice.pick(&all) {
+                rot(cluster, dice, id);
+            }
+        }
+        Step::LoseSnapshot => {
+            if let Some(id) = dice.pick(&all) {
+                lose_snapshot(cluster, id);
+            }
+        }
+        Step::LoseEnd => {
+            if let Some(id) = dice.pick(&all) {
+                lose_end(cluster, dice, id);
             }
         }
     }
     oracle.take_events(cluster);
+    take_wanted_snapshots(cluster, oracle);
+}
+
+/// Everybody hears that a node is connected.
+fn connect(cluster: &mut Cluster, id: NodeId) {
+    let now = cluster.now;
+    let boot = cluster.nodes[&id].core.boot();
+    for other in running(cluster) {
+        if other != id {
+            let other_boot = cluster.nodes[&other].core.boot();
+            cluster.node(other.0).core.handle_peer_up(now, id, boot);
+            cluster
+                .node(id.0)
+                .core
+                .handle_peer_up(now, other, other_boot);
+            cluster.collect(other);
+        }
+    }
+    cluster.collect(id);
+}
+
+/// Whether another node still has what node `id` has at an index: the entry itself, or, if that is
+/// compacted there, a snapshot that covers it.
+fn is_elsewhere(cluster: &Cluster, id: NodeId, index: u64) -> bool {
+    let own = &cluster.nodes[&id].disk.entries[index as usize - 1];
+    let membership = last_membership(&cluster.nodes[&id].disk.entries);
+    let is_good = |node: &Node| {
+        let disk = &node.disk;
+        let is_same = disk.entries.get(index as usize - 1) == Some(own);
+        let is_read = match index < disk.first_index {
+            true => disk.snapshot_content == SnapshotContent::Whole,
+            false => !disk.missing.contains(&LogIndex(index)),
+        };
+        is_same && is_read
+    };
+    let is_member = |other: &NodeId| {
+        let members = membership.as_ref().map(|(_, membership)| membership);
+        members.is_some_and(|members| members.is_voter(*other))
+    };
+    let mut others = cluster.nodes.iter().filter(|(other, _)| **other != id);
+    others.any(|(other, node)| is_member(other) && is_good(node))
+}
+
+/// Whether nobody but node `id` has an entry, and enough others are sure of that: it is not committed,
+/// and is dropped or overwritten.
+fn is_nobodys(cluster: &Cluster, id: NodeId, index: u64) -> bool {
+    let entries = &cluster.nodes[&id].disk.entries;
+    let own = &entries[index as usize - 1];
+    let voters = last_membership(entries).map_or(0, |(_, membership)| membership.voters.len());
+    let mut others = cluster.nodes.iter().filter(|(other, _)| **other != id);
+    let lacks_it = |node: &Node| {
+        let disk = &node.disk;
+        disk.counted && disk.entries.get(index as usize - 1) != Some(own)
+    };
+    let is_open = index > cluster.invariants.committed().len() as u64;
+    voters > 1 && is_open && others.all(|(_, node)| lacks_it(node))
+}
+
+fn rot(cluster: &mut Cluster, dice: &mut Dice, id: NodeId) {
+    let disk = &cluster.nodes[&id].disk;
+    let (base, last) = (disk.first_index, disk.entries.len() as u64);
+    if last < base {
+        return;
+    }
+    let first = base + dice.roll(last - base + 1);
+    let wanted = first..=last.min(first + dice.roll(4));
+    let kept = wanted
+        .take_while(|index| is_elsewhere(cluster, id, *index) || is_nobodys(cluster, id, *index));
+    let Some(end) = kept.last() else {
+        return;
+    };
+    let now = cluster.now;
+    let range = IndexRange::new(LogIndex(first), LogIndex(end)).expect("not empty");
+    cluster.node(id.0).rot(now, range);
+    if cluster.nodes[&id].is_up {
+        cluster.collect(id);
+    }
+}
+
+fn lose_snapshot(cluster: &mut Cluster, id: NodeId) {
+    let node = &cluster.nodes[&id];
+    let Some(snapshot) = node.disk.snapshot.as_ref().filter(|_| !node.is_up) else {
+        return;
+    };
+    let covered = snapshot.last_included.index.0;
+    // Nothing of the log is left that only the snapshot knew the beginning of.
+    let is_all_elsewhere = (1..=covered).all(|index| is_elsewhere(cluster, id, index));
+    if is_all_elsewhere {
+        let disk = &mut cluster.node(id.0).disk;
+        disk.first_index = covered + 1;
+        disk.snapshot_content = SnapshotContent::Lost;
+    }
+}
+
+fn lose_end(cluster: &mut Cluster, dice: &mut Dice, id: NodeId) {
+    let node = &cluster.nodes[&id];
+    let is_first = cluster.nodes.values().all(|node| node.disk.counted);
+    let size = node.core.membership().voters.len();
+    if node.is_up || !is_first || size < 3 {
+        return;
+    }
+    let disk = &node.disk;
+    let covered = disk
+        .snapshot
+        .as_ref()
+        .map_or(1, |s| s.last_included.index.0);
+    let last = disk.entries.len() as u64;
+    let from = covered + 1 + dice.roll(last + 1 - covered);
+    let committed = cluster.invariants.committed().len() as u64;
+    let is_needed = |index: u64| {
+        let awaited = |node: &Node| node.disk.missing.contains(&LogIndex(index));
+        index <= committed || cluster.nodes.values().any(awaited)
+    };
+    let is_safe = |index: u64| is_elsewhere(cluster, id, index) || !is_needed(index);
+    // A node that misses what nobody has needs everybody else's word for that.
+    let waits = |node: &Node| node.disk.missing.iter().any(|index| index.0 > committed);
+    if !(from..=last).all(is_safe) || cluster.nodes.values().any(waits) {
+        return;
+    }
+    let kept_term = disk.entries[from as usize - 2].term;
+    let term = kept_term.0 + dice.roll(disk.hard_state.term.0 - kept_term.0 + 1);
+    let had = disk.entries.clone();
+    let hard_state = HardState {
+        term: Term(term),
+        vote: None,
+    };
+    cluster.node(id.0).lose_end(LogIndex(from), hard_state);
+    cluster.invariants.node_lost_its_end(id, had);
+}
+
+/// Snapshots for those who need one: nothing is compacted for them.
+fn take_wanted_snapshots(cluster: &mut Cluster, oracle: &mut Oracle) {
+    let now = cluster.now;
+    for id in std::mem::take(&mut oracle.wanted) {
+        if cluster.nodes[&id].is_up {
+            cluster.node(id.0).take_snapshot(now);
+            cluster.collect(id);
+        }
+    }
 }
 
 fn deliver_some(cluster: &mut Cluster, dice: &mut Dice, chaos: u64, side: &BTreeSet<NodeId>) {
@@ -402,9 +605,16 @@ fn converge(cluster: &mut Cluster, oracle: &mut Oracle) {
             cluster.restart(id.0);
         }
     }
+    for id in running(cluster) {
+        connect(cluster, id);
+    }
     cluster.fetches = true;
     cluster.settle();
-    cluster.run_for(5_000);
+    for _ in 0..20 {
+        cluster.run_for(500);
+        oracle.take_events(cluster);
+        take_wanted_snapshots(cluster, oracle);
+    }
     let Some(leader) = cluster.leader() else {
         panic!("no leader once all is well:\n{}", cluster.describe());
     };
@@ -424,7 +634,8 @@ fn converge(cluster: &mut Cluster, oracle: &mut Oracle) {
     let members = membership.members.len() as u64;
     assert!(
         oracle.served >= served + members,
-        "every member serves reads"
+        "every member serves reads:\n{}",
+        cluster.describe()
     );
     let log = cluster.nodes[&leader].log.clone();
     assert_eq!(
@@ -437,6 +648,13 @@ fn converge(cluster: &mut Cluster, oracle: &mut Oracle) {
         }
         assert_eq!(node.log, log, "{id} has another log");
         assert_eq!(node.applied, log, "{id} has not applied all");
+        assert!(node.core.is_whole(), "{id} is not healed");
+        assert!(node.disk.counted, "{id} does not count again");
+        let covered = node.disk.snapshot.as_ref();
+        let covered = covered.map_or(LogIndex::ZERO, |s| s.last_included.index);
+        let mut missing = node.disk.missing.iter();
+        assert!(missing.all(|index| *index <= covered), "{id} misses some");
+        assert_eq!(node.disk.snapshot_content, SnapshotContent::Whole);
     }
     assert!(oracle.reads.is_empty(), "a read hangs");
     // A removed node may never learn what became of its proposals.
@@ -462,7 +680,8 @@ fn run_seed(seed: u64) -> Oracle {
     for id in size + 1..=size + dice.roll(3) {
         cluster.add_spare(id, configure);
     }
-    let weights = draw_weights(&mut dice);
+    let disks = [Disks::Good, Disks::Rot, Disks::Lose, Disks::Both][dice.roll(4) as usize];
+    let weights = draw_weights(&mut dice, disks);
     let mut world = World {
         cluster,
         oracle: Oracle::default(),
@@ -493,6 +712,7 @@ fn random_histories_are_safe_and_end_well() {
     let mut decided = 0;
     let mut changes = 0;
     let mut fetched = 0;
+    let (mut refilled, mut covered, mut dropped, mut recounted) = (0, 0, 0, 0);
     for seed in 0..seeds {
         let Ok(oracle) = std::panic::catch_unwind(|| run_seed(seed)) else {
             panic!("failed; reproduce it with RAFT_CORE_SEED={seed}");
@@ -501,13 +721,21 @@ fn random_histories_are_safe_and_end_well() {
         decided += oracle.decided;
         changes += oracle.changes;
         fetched += oracle.fetched;
+        refilled += oracle.refilled;
+        covered += oracle.covered;
+        dropped += oracle.dropped;
+        recounted += oracle.recounted;
     }
+    assert!(refilled > SEEDS / 2, "only {refilled} holes were refilled");
+    assert!(covered > SEEDS / 40, "only {covered} snapshots healed");
+    assert!(dropped > 0, "nothing was dropped that nobody has");
+    assert!(recounted > SEEDS / 20, "only {recounted} nodes count again");
     assert!(
-        fetched > SEEDS / 10,
+        fetched > SEEDS / 16,
         "only {fetched} snapshots were fetched"
     );
     // The histories must reach what they are meant to test.
-    assert!(served > SEEDS * 4, "only {served} reads were served");
+    assert!(served > SEEDS * 3, "only {served} reads were served");
     assert!(decided > SEEDS * 3, "only {decided} proposals were decided");
-    assert!(changes > SEEDS / 8, "only {changes} changes of membership");
+    assert!(changes > SEEDS / 12, "only {changes} changes of membership");
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use goldenscript::{Argument, Command, Context};
-use raft_core::{Config, MembershipChange, ReadId};
+use raft_core::{Config, IndexRange, MembershipChange, ReadId, SnapshotContent};
 use raft_proto::{
     AppendRequest, Entry, EntryKind, HardState, Heartbeat, InstallSnapshotRequest, LogIndex,
     LogPosition, Message, NodeId, Promotion, SnapshotDescription, Term, TimeoutNow,
@@ -119,6 +119,9 @@ impl Script {
             "fetch_failed" => self.fetch_failed(&mut args)?,
             "wipe" => self.wipe(&mut args)?,
             "uncount" => self.uncount(&mut args)?,
+            "rot" => self.rot(&mut args)?,
+            "lose" => self.lose(&mut args)?,
+            "lose_snapshot" => self.lose_snapshot(&mut args)?,
             "timeout_now" => self.timeout_now(&mut args)?,
             _ => return Err(format!("unknown command {name}").into()),
         }
@@ -319,7 +322,18 @@ impl Script {
         cluster.run_for(ms);
         for node in cluster.nodes.values_mut() {
             node.story.retain(|line| {
-                let outcomes = [" proposals ", " read ", " transfer ", " accuses "];
+                let outcomes = [
+                    " proposals ",
+                    " read ",
+                    " transfer ",
+                    " accuses ",
+                    " misses ",
+                    " again",
+                    " drops ",
+                    " covered ",
+                    " gives up",
+                    " refill ",
+                ];
                 outcomes.iter().any(|outcome| line.contains(outcome))
             });
         }
@@ -568,6 +582,46 @@ impl Script {
         self.gather()
     }
 
+    /// `rot 2 4 5`: the content of these durable entries is lost; if the node runs, it finds out.
+    fn rot(&mut self, args: &mut Args<'_>) -> Outcome<()> {
+        let id = args.node()?;
+        let first: u64 = args.rest.pop_front().ok_or("which entry?")?.parse()?;
+        let last = args.rest.pop_front().map(str::parse).transpose()?;
+        let range = IndexRange::new(LogIndex(first), LogIndex(last.unwrap_or(first)));
+        let cluster = self.cluster()?;
+        let now = cluster.now;
+        cluster.node(id.0).rot(now, range.ok_or("an empty range")?);
+        if cluster.node(id.0).is_up {
+            cluster.collect(id);
+        }
+        self.gather()
+    }
+
+    /// `lose 2 from=4 term=1`: a node that is down has lost the end of its log and its newest hard
+    /// state, and finds out when it starts.
+    fn lose(&mut self, args: &mut Args<'_>) -> Outcome<()> {
+        let id = args.node()?;
+        let cluster = self.cluster()?;
+        let node = cluster.node(id.0);
+        let had = node.disk.entries.clone();
+        let from = LogIndex(args.number("from", had.len() as u64 + 1)?);
+        let term = Term(args.number("term", node.disk.hard_state.term.0)?);
+        node.lose_end(from, HardState { term, vote: None });
+        cluster.invariants.node_lost_its_end(id, had);
+        Ok(())
+    }
+
+    /// `lose_snapshot 2`: the snapshot of a node that is down has rotted, and the log before its
+    /// end is compacted.
+    fn lose_snapshot(&mut self, args: &mut Args<'_>) -> Outcome<()> {
+        let id = args.node()?;
+        let disk = &mut self.cluster()?.node(id.0).disk;
+        let snapshot = disk.snapshot.as_ref().ok_or("it has none")?;
+        disk.first_index = snapshot.last_included.index.0 + 1;
+        disk.snapshot_content = SnapshotContent::Lost;
+        Ok(())
+    }
+
     fn inject(&mut self, from: NodeId, to: NodeId, message: Message) -> Outcome<()> {
         let envelope = Envelope {
             from,
@@ -656,8 +710,16 @@ impl Script {
                 false => "down".to_owned(),
             };
             let leader = core.leader().map_or("-".to_owned(), |id| id.to_string());
+            let missing: Vec<String> = core.missing().map(story::range).collect();
+            let mut damage = match missing.is_empty() || !node.is_up {
+                true => String::new(),
+                false => format!(" misses {}", missing.join(" ")),
+            };
+            if core.is_uncounted() && node.is_up {
+                damage += " uncounted";
+            }
             lines.push(format!(
-                "{} {state} leader={leader} last={} durable={} commit={} applied={}",
+                "{} {state} leader={leader} last={} durable={} commit={} applied={}{damage}",
                 story::name(node),
                 core.last_position(),
                 core.durable_index(),

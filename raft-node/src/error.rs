@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use raft_proto::{ClusterId, LogPosition, NodeId, Term};
+use raft_proto::{ClusterId, LogIndex, LogPosition, NodeId, Term};
 use thiserror::Error;
 
 use crate::refusals::RefusedBy;
@@ -151,6 +151,30 @@ pub enum FatalError {
         node: NodeId,
         /// Its cluster.
         cluster: ClusterId,
+    },
+    /// Committed entries may be lost for good.
+    #[error(
+        "entries {first} to {last} are damaged on this node, and no member has them any more: they \
+         may have been committed. Bring back a member, or a copy of its data directory, that has \
+         them; otherwise begin a new cluster from the newest snapshot with `raft-kv restore`"
+    )]
+    LostContent {
+        /// The first of them.
+        first: LogIndex,
+        /// The last of them.
+        last: LogIndex,
+    },
+    /// The log's end is damaged, and there is no other voter to learn it from.
+    #[error(
+        "the end of the log, or the newest vote, is unknown ({reason}), and this node has no other \
+         voters to learn it from: entries after {last} may be lost; restore the node's data \
+         directory from a copy"
+    )]
+    UnknownEnd {
+        /// What is damaged.
+        reason: raft_log::UnknownEnd,
+        /// The end of what is known.
+        last: LogIndex,
     },
     /// A write or fsync failed: what the disk holds is unknown, so nothing more is acknowledged.
     #[error("the log failed: {0}; restart the node once its disk is healthy")]

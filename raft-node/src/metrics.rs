@@ -95,6 +95,19 @@ pub struct Metrics {
     pub entry_buffer_bytes: u64,
     /// Writes that failed because the disk was full, and were kept.
     pub disk_full: u64,
+    /// Entries that turned out to be damaged on the disk.
+    pub entries_lost: u64,
+    /// Entries among them whose content came back from peers.
+    pub entries_healed: u64,
+    /// Snapshots that turned out to be damaged.
+    pub snapshots_lost: u64,
+    /// Snapshots that took the place of what was damaged.
+    pub snapshots_healed: u64,
+    /// Whether anything is damaged and not healed yet.
+    pub is_damaged: bool,
+    /// Whether the node takes part in nothing that is counted, because it does not know what it has
+    /// promised.
+    pub is_uncounted: bool,
     /// From taking a command out of the inbox until it was applied and its client answered, in
     /// nanoseconds. Commands that were superseded or expired are not in it.
     pub proposal_duration: Histogram,
@@ -148,6 +161,12 @@ pub(crate) struct Recorder {
     pub(crate) proposals_refused: Counter,
     pub(crate) reads: Counter,
     pub(crate) disk_full: Counter,
+    pub(crate) entries_lost: Counter,
+    pub(crate) entries_healed: Counter,
+    pub(crate) snapshots_lost: Counter,
+    pub(crate) snapshots_healed: Counter,
+    is_damaged: AtomicU64,
+    is_uncounted: AtomicU64,
     pub(crate) proposal_duration: Recorded<19>,
     pub(crate) inbox_wait: Recorded<19>,
     pub(crate) log_sync_duration: Recorded<19>,
@@ -240,6 +259,12 @@ impl Default for Recorder {
             proposals_refused: Counter::default(),
             reads: Counter::default(),
             disk_full: Counter::default(),
+            entries_lost: Counter::default(),
+            entries_healed: Counter::default(),
+            snapshots_lost: Counter::default(),
+            snapshots_healed: Counter::default(),
+            is_damaged: AtomicU64::new(0),
+            is_uncounted: AtomicU64::new(0),
             proposal_duration: Recorded::new(&DURATION_BOUNDS_NS),
             inbox_wait: Recorded::new(&DURATION_BOUNDS_NS),
             log_sync_duration: Recorded::new(&DURATION_BOUNDS_NS),
@@ -264,6 +289,8 @@ impl Recorder {
         let membership = core.membership();
         store(&self.voters, membership.voters.len() as u64);
         store(&self.learners, membership.learners.len() as u64);
+        store(&self.is_damaged, u64::from(!core.is_whole()));
+        store(&self.is_uncounted, u64::from(core.is_uncounted()));
     }
 
     /// A copy of everything.
@@ -290,6 +317,12 @@ impl Recorder {
             inbox_waiting_bytes: inbox.waiting_bytes,
             entry_buffer_bytes: load(&self.entry_buffer_bytes),
             disk_full: self.disk_full.read(),
+            entries_lost: self.entries_lost.read(),
+            entries_healed: self.entries_healed.read(),
+            snapshots_lost: self.snapshots_lost.read(),
+            snapshots_healed: self.snapshots_healed.read(),
+            is_damaged: load(&self.is_damaged) > 0,
+            is_uncounted: load(&self.is_uncounted) > 0,
             proposal_duration: self.proposal_duration.read(),
             inbox_wait: self.inbox_wait.read(),
             log_sync_duration: self.log_sync_duration.read(),

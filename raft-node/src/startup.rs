@@ -16,10 +16,15 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use raft_core::Recovered;
-use raft_log::{DataDir, Log, LogError, LogIdentity, LogOptions, LogWrite, SnapshotStore};
+use raft_core::{IndexRange, Recovered, SnapshotContent};
+use raft_log::{
+    DataDir, Hole, Log, LogEnd, LogError, LogIdentity, LogOptions, LogWrite, OnDamage,
+    SnapshotStore,
+};
 use raft_proto::mutants::{Mutant, is_planted};
-use raft_proto::{ClusterId, GroupId, HardState, LogPosition, SnapshotDescription, Term};
+use raft_proto::{
+    ClusterId, GroupId, HardState, LogIndex, LogPosition, NodeId, SnapshotDescription, Term,
+};
 
 use crate::error::FatalError;
 use crate::machine::StateMachine;
@@ -55,30 +60,50 @@ pub fn open(
         incarnation: directory.incarnation(),
         group: GroupId(0),
     };
+    // What is damaged is known by name, and peers have it.
+    let options = LogOptions {
+        on_damage: OnDamage::Report,
+        ..options
+    };
     let opened = Log::open(directory, identity, options);
     let (mut log, found) = opened.map_err(|error| FatalError::OpenLog(Arc::new(error)))?;
+    for damage in &found.damage {
+        tracing::error!(node = directory.node().0, %damage, "the log is damaged");
+    }
     let snapshots = SnapshotStore::open(directory, identity).map_err(snapshot_error)?;
-    let newest = snapshots.newest().map_err(snapshot_error)?;
+    let mut damaged = Vec::new();
+    let newest = newest_readable(directory.node(), &snapshots, &mut damaged)?;
     let last_included = newest.as_ref().map(|newest| newest.last_included);
-    check_mark(found.snapshot, last_included)?;
+    let (snapshot, snapshot_content) = match check_mark(found.snapshot, last_included) {
+        Ok(()) => (last_included, SnapshotContent::Whole),
+        Err(_) => (found.snapshot, SnapshotContent::Lost),
+    };
     let mut recovered = Recovered {
         hard_state: found.hard_state,
-        snapshot: last_included,
+        snapshot,
         first_index: found.first_index,
         last: found.last,
         term_runs: found.term_runs.clone(),
         entry_sizes: found.entry_sizes.clone(),
         memberships: found.memberships.clone(),
         missing: Vec::new(),
-        counted: true,
+        snapshot_content,
+        counted: found.end == LogEnd::Known,
         boot: directory.boot(),
     };
+    let newest = newest.filter(|_| snapshot_content == SnapshotContent::Whole);
     if let Some(newest) = &newest {
         if !has(&found, newest.last_included) && !is_planted(Mutant::GapAfterSnapshot) {
             install(&mut log, &mut recovered, newest.last_included)
                 .map_err(|error| FatalError::Log(Arc::new(error)))?;
         }
         add_membership(&mut recovered, newest);
+    }
+    recovered.missing = holes_behind(&recovered, &found.missing);
+    check_alone(directory.node(), &recovered, &found)?;
+    for position in damaged {
+        // Another one may take its name.
+        snapshots.remove_damaged(position).map_err(snapshot_error)?;
     }
     Ok(Opened {
         log,
@@ -87,6 +112,76 @@ pub fn open(
         newest,
         found,
     })
+}
+
+/// The newest snapshot that can be read, every byte checked. A damaged one is as good as none: if an
+/// older one, or the log, has what it covered, nothing is lost, else peers have it.
+fn newest_readable(
+    node: NodeId,
+    snapshots: &SnapshotStore,
+    damaged: &mut Vec<LogPosition>,
+) -> Result<Option<SnapshotDescription>, FatalError> {
+    let mut positions = snapshots.positions().map_err(snapshot_error)?;
+    while let Some(position) = positions.pop() {
+        match snapshots.check(position) {
+            Ok(found) => return Ok(Some(found)),
+            Err(error) if is_damage(&error) => {
+                let index = position.index.0;
+                tracing::error!(node = node.0, index, %error, "a snapshot cannot be read");
+                damaged.push(position);
+            }
+            Err(error) => return Err(snapshot_error(error)),
+        }
+    }
+    Ok(None)
+}
+
+const fn is_damage(error: &raft_log::SnapshotError) -> bool {
+    matches!(
+        error,
+        raft_log::SnapshotError::Damaged(_) | raft_log::SnapshotError::Missing(_)
+    )
+}
+
+/// The holes behind the snapshot: before it nobody reads.
+fn holes_behind(recovered: &Recovered, missing: &[Hole]) -> Vec<IndexRange> {
+    let covered = recovered.snapshot.map_or(LogIndex::ZERO, |at| at.index);
+    let last = recovered.last.index;
+    let behind = missing
+        .iter()
+        .filter_map(|hole| IndexRange::new(hole.first.max(covered.next()), hole.last.min(last)));
+    behind.collect()
+}
+
+/// A voter that has no other voters cannot learn from anybody what it has promised, and one without
+/// other members cannot get back what it lost: it says so at once.
+fn check_alone(
+    node: NodeId,
+    recovered: &Recovered,
+    found: &raft_log::Recovered,
+) -> Result<(), FatalError> {
+    let Some((_, membership)) = recovered.memberships.last() else {
+        return Ok(());
+    };
+    let mut voters = membership.voters.iter().chain(&membership.outgoing);
+    let is_only_voter = voters.all(|id| *id == node);
+    if let (LogEnd::Unknown(reason), true) = (found.end, is_only_voter) {
+        let last = found.last.index;
+        return Err(FatalError::UnknownEnd { reason, last });
+    }
+    let is_only_member = membership.members.keys().all(|id| *id == node);
+    if let (Some(hole), true) = (recovered.missing.first(), is_only_member) {
+        let IndexRange { first, last } = *hole;
+        return Err(FatalError::LostContent { first, last });
+    }
+    if let (SnapshotContent::Lost, Some(mark), true) = (
+        recovered.snapshot_content,
+        recovered.snapshot,
+        is_only_member,
+    ) {
+        return Err(FatalError::MissingSnapshot { mark, newest: None });
+    }
+    Ok(())
 }
 
 /// Makes the state machine's state that of a stored snapshot.

@@ -140,6 +140,7 @@ impl Node {
                 Output::Cut(_) | Output::Restore(_) | Output::Snapshot(_) | Output::Compact(_) => {
                     panic!("no snapshot is due")
                 }
+                Output::ReportRot(_) | Output::Halt(_) => panic!("nothing is damaged"),
             }
         }
     }

@@ -100,7 +100,9 @@ impl Follower {
                 Output::Send { .. }
                 | Output::Peers { .. }
                 | Output::Snapshot(_)
-                | Output::Compact(_) => {}
+                | Output::Compact(_)
+                | Output::ReportRot(_)
+                | Output::Halt(_) => {}
             }
         }
     }

@@ -268,7 +268,10 @@ fn a_member_whose_log_is_gone_does_not_start_empty() {
             panic!("{state:?}");
         };
         assert!(
-            matches!(error, FatalError::LostLog { .. } | FatalError::OpenLog(_)),
+            matches!(
+                error,
+                FatalError::LostLog { .. } | FatalError::UnknownEnd { .. }
+            ),
             "{error}"
         );
     });

@@ -8,8 +8,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use raft_core::{Config, RaftCore, Time};
-use raft_log::vfs::{MemVfs, Vfs};
+use raft_core::{Config, RaftCore, SnapshotContent, Time};
+use raft_log::vfs::{Access, AlignedBuffer, MemVfs, Vfs};
 use raft_log::{DataDir, LogOptions, LogWrite};
 use raft_node::FatalError;
 use raft_node::startup::{Opened, open};
@@ -19,6 +19,8 @@ use raft_proto::{
 
 const ME: NodeId = NodeId(1);
 const CLUSTER: ClusterId = ClusterId([7; 16]);
+/// Where the data directory has its snapshots.
+const SNAPSHOTS: &str = "data/snapshots-0";
 
 fn at(index: u64, term: u64) -> LogPosition {
     LogPosition {
@@ -157,7 +159,7 @@ fn a_mark_behind_the_newest_snapshot_keeps_what_is_between() {
 }
 
 #[test]
-fn a_mark_that_no_snapshot_covers_is_refused() {
+fn a_mark_that_no_snapshot_covers_is_a_lost_snapshot() {
     for wrong in [None, Some(at(2, 1)), Some(at(4, 1))] {
         let vfs = disk(&[1, 1, 2, 2, 5]);
         let (directory, mut opened) = start(&vfs);
@@ -169,10 +171,68 @@ fn a_mark_that_no_snapshot_covers_is_refused() {
             writer.finish().unwrap();
         }
         drop((opened, directory));
-        let refused = try_start(&vfs).err().unwrap();
-        let FatalError::MissingSnapshot { mark, newest } = refused else {
-            panic!("{refused}");
-        };
-        assert_eq!((mark, newest), (at(4, 2), wrong));
+        let opened = settle(&vfs);
+        assert_eq!(opened.newest, None, "nothing restores the state");
+        let recovered = opened.recovered;
+        assert_eq!(recovered.snapshot, Some(at(4, 2)));
+        assert_eq!(recovered.snapshot_content, SnapshotContent::Lost);
+        assert_eq!(recovered.last, at(5, 5), "the log stays");
+        assert_eq!(recovered.hard_state, voted(5));
     }
+}
+
+/// Overwrites the newest snapshot's file; returns its name.
+fn damage_newest_snapshot(vfs: &Arc<dyn Vfs>) -> String {
+    let directory = Path::new(SNAPSHOTS);
+    let newest = vfs.list(directory).unwrap().pop().unwrap();
+    let file = vfs.open(&directory.join(&newest), Access::ReadWrite);
+    let mut garbage = AlignedBuffer::zeroed(1);
+    garbage.bytes_mut().fill(0xa5);
+    file.unwrap().write_at(0, garbage.as_aligned()).unwrap();
+    newest
+}
+
+#[test]
+fn a_damaged_snapshot_is_as_good_as_none() {
+    let vfs = disk(&[1, 1, 2, 2, 5]);
+    store(&vfs, at(2, 1));
+    store(&vfs, at(4, 2));
+    let newest = damage_newest_snapshot(&vfs);
+    // The log has what it covered, and the older one is sound.
+    let opened = settle(&vfs);
+    assert_eq!(opened.newest.unwrap().last_included, at(2, 1));
+    assert_eq!(opened.recovered.snapshot_content, SnapshotContent::Whole);
+    let left = vfs.list(Path::new(SNAPSHOTS)).unwrap();
+    assert!(!left.contains(&newest), "another one may take its name");
+}
+
+#[test]
+fn the_only_member_cannot_do_without_its_snapshot() {
+    let vfs = MemVfs::new(1).shared();
+    let (directory, mut opened) = start(&vfs);
+    let alone = |index, kind| Entry {
+        index: LogIndex(index),
+        term: Term(1),
+        kind,
+        payload: members(&[1]).to_bytes().unwrap(),
+    };
+    let entries = vec![
+        alone(1, EntryKind::Membership),
+        alone(2, EntryKind::Command),
+        alone(3, EntryKind::Membership),
+    ];
+    let write = LogWrite {
+        hard_state: Some(voted(1)),
+        entries,
+        ..LogWrite::default()
+    };
+    opened.log.stage(write).unwrap();
+    opened.log.compact_prefix(at(2, 1)).unwrap();
+    opened.log.sync().unwrap();
+    drop((opened, directory));
+    let refused = try_start(&vfs).err().unwrap();
+    let FatalError::MissingSnapshot { mark, .. } = refused else {
+        panic!("{refused}");
+    };
+    assert_eq!(mark, at(2, 1));
 }

@@ -269,6 +269,9 @@ pub struct DescribeSnapshotRequest {
     pub term: Term,
     /// The snapshot must cover everything up to here; if there is none, one is taken.
     pub at_least: LogIndex,
+    /// The last entry that the sender knows to be committed. The receiver may be the leader and wait
+    /// for this sender to learn that.
+    pub committed: LogPosition,
 }
 
 /// Answers a [`DescribeSnapshotRequest`]. The content is fetched like that of a snapshot that a

@@ -115,8 +115,14 @@ fn snapshot() -> BoxedStrategy<SnapshotDescription> {
 
 fn repairing() -> BoxedStrategy<Message> {
     prop_oneof![
-        (term(), index())
-            .prop_map(|(term, at_least)| DescribeSnapshotRequest { term, at_least }.into()),
+        (term(), index(), position()).prop_map(|(term, at_least, committed)| {
+            DescribeSnapshotRequest {
+                term,
+                at_least,
+                committed,
+            }
+            .into()
+        }),
         (term(), maybe(snapshot())).prop_map(|(term, snapshot)| DescribeSnapshotResponse {
             term,
             snapshot

@@ -42,7 +42,7 @@ marks! {
     WaitedForRoom => "waited-for-room",
     /// A node stopped because its disk failed.
     StoppedByDisk => "stopped-by-disk",
-    /// A node refused to start because its data is damaged.
+    /// A node reported at its start that its data is damaged.
     DamageReported => "damage-reported",
     /// A leader handed over while its own disk hung.
     HandedOverByStalledDisk => "handed-over-by-stalled-disk",

@@ -1,13 +1,13 @@
-//! More disks are damaged than a cluster can bear: it stops and says so, and nothing that it has
-//! acknowledged is silently gone. `cargo xtask sim --beyond-atlas` runs more of it.
+//! More disks are damaged than a cluster can be sure to bear: it heals what its nodes have from each
+//! other, or stops and says so, and nothing that it has acknowledged is silently gone. `cargo xtask sim --beyond-atlas` runs more of it.
 
 use raft_sim::TraceDepth;
 use raft_sim::campaign::{Plan, run};
 use raft_sim::registers::Registers;
 
 #[test]
-fn damage_beyond_the_atlas_halts_loudly_and_loses_nothing_silently() {
-    let (mut halted, mut damaged) = (0, 0);
+fn damage_beyond_the_atlas_is_healed_or_halts_loudly_and_loses_nothing_silently() {
+    let mut damaged = 0;
     for seed in 1..=20 {
         let plan = Plan::draw_beyond_atlas(seed);
         let report = run(&plan, &Registers::boxed, TraceDepth::Latest(100));
@@ -21,11 +21,9 @@ fn damage_beyond_the_atlas_halts_loudly_and_loses_nothing_silently() {
                 failure.at_ms, failure.message
             )
         });
-        halted += u64::from(report.has_halted);
         let faults = report.tally.faults.iter();
         let hits = faults.filter(|(kind, _)| ["bit-rot", "misdirected-write"].contains(kind));
         damaged += hits.map(|(_, count)| *count).sum::<u64>();
     }
     assert!(damaged > 20, "only {damaged} times");
-    assert!(halted > 0, "no cluster had to stop");
 }

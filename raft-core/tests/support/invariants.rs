@@ -27,6 +27,8 @@ pub struct Invariants {
     votes: BTreeMap<(Term, NodeId), NodeId>,
     /// Appends ever sent, by leader, term, receiver and sequence: the last index each covers.
     appends: BTreeMap<(NodeId, Term, NodeId, u64), LogIndex>,
+    /// Logs whose ends nodes have lost.
+    lost_logs: Vec<(NodeId, Vec<Entry>)>,
     /// Up to here a leader that the test made up claims to have committed.
     claimed: LogIndex,
 }
@@ -62,6 +64,14 @@ impl Invariants {
         self.node_restarted(id);
     }
 
+    /// A node lost the end of its log and its newest votes, and knows that. What it acknowledged
+    /// before may still be counted.
+    pub fn node_lost_its_end(&mut self, id: NodeId, had: Vec<Entry>) {
+        self.lost_logs.push((id, had));
+        self.votes.retain(|(_, voter), _| *voter != id);
+        self.node_wiped(id);
+    }
+
     /// The entries committed so far.
     pub fn committed(&self) -> &[Entry] {
         &self.committed
@@ -71,6 +81,7 @@ impl Invariants {
     pub fn check(&mut self, nodes: &BTreeMap<NodeId, Node>, changed: NodeId, sent: &[Envelope]) {
         let node = &nodes[&changed];
         self.election_safety(node);
+        leaders_are_whole(node);
         self.leader_append_only(node);
         self.log_matching(nodes, node);
         latest_membership_is_in_force(node);
@@ -164,7 +175,9 @@ impl Invariants {
         let prefix = &node.log[..commit_index];
         let holds = |id: &&NodeId| {
             let holder = nodes.get(*id);
+            let held = |(lost, had): &(NodeId, Vec<Entry>)| lost == *id && had.starts_with(prefix);
             holder.is_some_and(|holder| holder.disk.entries.starts_with(prefix))
+                || self.lost_logs.iter().any(held)
         };
         for half in [&membership.voters, &membership.outgoing] {
             let holders = half.iter().filter(holds).count();
@@ -291,6 +304,16 @@ impl Invariants {
                     disk.entries.len() as u64 >= last.0,
                     "an append was acknowledged early"
                 );
+                let covered = disk
+                    .snapshot
+                    .as_ref()
+                    .map_or(0, |s| s.last_included.index.0);
+                let missing = disk.missing.iter().find(|index| index.0 > covered);
+                assert!(
+                    missing.is_none_or(|missing| *missing > last),
+                    "{} acknowledges {last} and misses {missing:?}",
+                    envelope.from
+                );
                 assert!(
                     disk.hard_state.term >= response.term,
                     "a term was acknowledged early"
@@ -317,6 +340,16 @@ fn latest_membership_is_in_force(node: &Node) {
         let last = last_membership(&node.log).map(|(_, membership)| membership);
         let expected = last.unwrap_or_default();
         assert_eq!(*node.core.membership(), expected, "{}", node.core.id());
+    }
+}
+
+/// What a leader has not, it could not send; and nobody counts a node that does not know what it has
+/// promised.
+fn leaders_are_whole(node: &Node) {
+    if is_leading(node) {
+        let id = node.core.id();
+        assert!(node.core.is_whole(), "{id} leads and misses content");
+        assert!(!node.core.is_uncounted(), "{id} leads and does not count");
     }
 }
 

@@ -284,9 +284,18 @@ impl Cluster {
             let core = &node.core;
             let members = core.membership();
             format!(
-                "{} {:?} leader {:?} last {} durable {} commit {} voters {:?} {:?} until {:?}",
+                "{} {:?} up {} disk {:?} base {} misses {:?} uncounted {} leader {:?} last {} durable {} commit {} voters {:?} {:?} until {:?}",
                 story::name(node),
                 core.role(),
+                node.is_up,
+                node.disk
+                    .entries
+                    .iter()
+                    .map(|e| e.term.0)
+                    .collect::<Vec<_>>(),
+                core.base_position(),
+                core.missing().collect::<Vec<_>>(),
+                core.is_uncounted(),
                 core.leader(),
                 core.last_position(),
                 core.durable_index(),
@@ -309,6 +318,13 @@ impl Cluster {
 pub fn filled(transmit: Transmit, entries: &[raft_proto::Entry]) -> (NodeId, Message) {
     match transmit {
         Transmit::Message { to, message } => (to, message),
+        Transmit::Fetched(order) => {
+            let found = order.entries.map_or_else(Vec::new, |range| {
+                let wanted = entries.iter().filter(|entry| range.contains(entry.index));
+                wanted.cloned().collect()
+            });
+            (order.to, order.into_response(found).into())
+        }
         Transmit::Append(order) => {
             let found = match order.entries() {
                 Some(range) => entries

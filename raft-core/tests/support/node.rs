@@ -1,11 +1,11 @@
 //! One node of a test cluster: a core, its log in memory and on a model disk, and a driver loop.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use raft_core::{
-    AppendOrder, Commit, Config, EntryBuffer, Event, Fill, MessageId, Persist, PersistId,
-    ProposeError, RaftCore, Recovered, Time, Transmit, UnsentReason,
+    AppendOrder, Commit, Config, EntryBuffer, Event, Fill, IndexRange, Install, MessageId, Persist,
+    PersistId, ProposeError, RaftCore, Recovered, SnapshotContent, Time, Transmit, UnsentReason,
 };
 use raft_proto::{
     Entry, EntryKind, HardState, LogIndex, LogPosition, Membership, Message, NodeId,
@@ -24,6 +24,12 @@ pub struct Disk {
     pub snapshot: Option<SnapshotDescription>,
     /// Index of the first entry that is still in the log.
     pub first_index: u64,
+    /// Entries whose content has rotted: `entries` tells what it was, for the checks only.
+    pub missing: BTreeSet<LogIndex>,
+    /// The snapshot has rotted.
+    pub snapshot_content: SnapshotContent,
+    /// Whether the end of the log is known.
+    pub counted: bool,
 }
 
 pub struct Node {
@@ -66,6 +72,8 @@ pub fn recovered_from(disk: &Disk, boots: u64) -> Recovered {
     let mut recovered = Recovered::empty(boot(boots));
     recovered.hard_state = disk.hard_state;
     recovered.first_index = LogIndex(disk.first_index);
+    recovered.snapshot_content = disk.snapshot_content;
+    recovered.counted = disk.counted;
     if let Some(snapshot) = &disk.snapshot {
         recovered.snapshot = Some(snapshot.last_included);
         recovered.last = snapshot.last_included;
@@ -79,7 +87,20 @@ pub fn recovered_from(disk: &Disk, boots: u64) -> Recovered {
                 term: entry.term,
             });
         }
-        recovered.entry_sizes.push(entry.payload.len() as u32);
+        let covered = recovered.snapshot.map_or(0, |position| position.index.0);
+        let is_missing = disk.missing.contains(&entry.index) && entry.index.0 > covered;
+        match recovered.missing.last_mut() {
+            Some(hole) if is_missing && hole.last.next() == entry.index => hole.last = entry.index,
+            Some(_) | None if is_missing => recovered.missing.push(IndexRange {
+                first: entry.index,
+                last: entry.index,
+            }),
+            Some(_) | None => {}
+        }
+        let size = entry.payload.len() as u32;
+        recovered
+            .entry_sizes
+            .push(if is_missing { 0 } else { size });
         if entry.kind == EntryKind::Membership {
             let membership = Membership::from_bytes(&entry.payload).unwrap();
             recovered.memberships.push((entry.index, membership));
@@ -107,6 +128,9 @@ impl Node {
                 entries: entries.clone(),
                 snapshot: None,
                 first_index: 1,
+                missing: BTreeSet::new(),
+                snapshot_content: SnapshotContent::Whole,
+                counted: true,
             },
             log: entries,
             writes: VecDeque::new(),
@@ -129,6 +153,9 @@ impl Node {
         self.next_message += 1;
         if let Message::AppendRequest(request) = &envelope.message {
             self.messages.insert(id, request.entries.clone());
+        }
+        if let Message::FetchEntriesResponse(response) = &envelope.message {
+            self.messages.insert(id, response.entries.clone());
         }
         self.core.handle_message(
             now,
@@ -154,10 +181,17 @@ impl Node {
     /// Takes persists, commits and events from the core, as a driver does.
     pub fn drain(&mut self) {
         while let Some(persist) = self.core.poll_persist() {
-            if let Some(position) = persist.install {
+            if let Some(Install::Replace(position)) = persist.install {
                 self.log = self.fetched[&position.index].1.clone();
             }
+            if let Some(Install::Keep(position)) = persist.install
+                && let Some((snapshot, _)) = self.fetched.get(&position.index).cloned()
+            {
+                // Its file was durable before the core heard of it, and the log has its end.
+                self.store_snapshot(snapshot);
+            }
             let entries = self.content_of(&persist);
+            self.check_refill(&persist);
             if let Some(from) = persist.truncate_from {
                 self.log.truncate(from.0 as usize - 1);
                 self.buffer.truncate_from(from, persist.epoch);
@@ -188,6 +222,10 @@ impl Node {
                     index.0,
                     "commits leave no gap"
                 );
+                assert!(
+                    !self.is_missing(index),
+                    "{index} is applied without content"
+                );
                 self.applied.push(self.log[index.0 as usize - 1].clone());
             }
             self.core.handle_applied(Time::ZERO, range.last);
@@ -212,7 +250,7 @@ impl Node {
             total_bytes: last.index.0,
             checksum: 0,
         };
-        self.disk.snapshot = Some(snapshot.clone());
+        self.store_snapshot(snapshot.clone());
         self.core.handle_snapshot_saved(now, snapshot);
         Some(last)
     }
@@ -250,6 +288,11 @@ impl Node {
                     order.previous.index >= base,
                     "compacted entries are not sent"
                 );
+            }
+            if let Transmit::Fetched(order) = &transmit {
+                for index in order.entries.into_iter().flat_map(IndexRange::indexes) {
+                    assert!(!self.is_missing(index), "{index} is sent without content");
+                }
             }
             match (transmit, &mut self.held) {
                 (Transmit::Append(order), Some(held)) => held.push(order),
@@ -290,14 +333,27 @@ impl Node {
 
     fn write(&mut self, persist: &Persist, entries: Vec<Entry>) {
         self.disk.hard_state = persist.hard_state;
-        if let Some(position) = persist.install {
-            let (snapshot, content) = self.fetched[&position.index].clone();
-            self.disk.entries = content;
-            self.disk.snapshot = Some(snapshot);
-            self.disk.first_index = position.index.0 + 1;
+        self.disk.counted |= persist.end_is_known;
+        match persist.install {
+            Some(Install::Replace(position)) => {
+                let (snapshot, content) = self.fetched[&position.index].clone();
+                self.disk.entries = content;
+                self.store_snapshot(snapshot);
+                self.disk.missing.clear();
+                self.disk.first_index = position.index.0 + 1;
+            }
+            Some(Install::Keep(position)) => {
+                self.disk.missing.retain(|index| *index > position.index);
+                self.disk.first_index = position.index.0 + 1;
+            }
+            None => {}
         }
         if let Some(from) = persist.truncate_from {
             self.disk.entries.truncate(from.0 as usize - 1);
+            self.disk.missing.retain(|index| *index < from);
+        }
+        for index in persist.refill.into_iter().flat_map(IndexRange::indexes) {
+            assert!(self.disk.missing.remove(&index), "{index} was not missing");
         }
         for entry in entries {
             assert_eq!(
@@ -307,6 +363,47 @@ impl Node {
             );
             self.disk.entries.push(entry);
         }
+    }
+
+    fn store_snapshot(&mut self, snapshot: SnapshotDescription) {
+        self.disk.snapshot = Some(snapshot);
+        self.disk.snapshot_content = SnapshotContent::Whole;
+    }
+
+    /// What is refilled must be what was lost.
+    fn check_refill(&self, persist: &Persist) {
+        let Some(range) = persist.refill else {
+            return;
+        };
+        let given = &self.messages[&persist.message.expect("a refill has its content")];
+        for index in range.indexes() {
+            let entry = given.iter().find(|entry| entry.index == index);
+            let lost = &self.log[index.0 as usize - 1];
+            assert_eq!(entry, Some(lost), "another entry comes back than was lost");
+        }
+    }
+
+    fn is_missing(&self, index: LogIndex) -> bool {
+        self.disk.missing.contains(&index) && index.0 >= self.disk.first_index
+    }
+
+    /// Durable entries rot. A node that runs finds out at once.
+    pub fn rot(&mut self, now: Time, range: IndexRange) {
+        let held = self.disk.first_index..=self.disk.entries.len() as u64;
+        let rotten = range.indexes().filter(|index| held.contains(&index.0));
+        self.disk.missing.extend(rotten);
+        if self.is_up {
+            self.core.handle_damaged(now, range);
+        }
+    }
+
+    /// The end of the log from an index on is lost, and newer hard states than this.
+    pub fn lose_end(&mut self, from: LogIndex, hard_state: HardState) {
+        assert!(!self.is_up, "an end is found to be lost at a start");
+        self.disk.entries.truncate(from.0 as usize - 1);
+        self.disk.missing.retain(|index| *index < from);
+        self.disk.hard_state = hard_state;
+        self.disk.counted = false;
     }
 
     /// Loses everything that is not durable; `kept` writes under way still reach the disk.
@@ -320,25 +417,23 @@ impl Node {
         self.writes.clear();
     }
 
-    pub fn restart(&mut self, now: Time) {
-        self.restart_as(now, true);
-    }
-
     /// Restarts with a log whose end is unknown.
     pub fn restart_uncounted(&mut self, now: Time) {
-        self.restart_as(now, false);
+        self.disk.counted = false;
+        self.restart(now);
     }
 
-    fn restart_as(&mut self, now: Time, counted: bool) {
+    pub fn restart(&mut self, now: Time) {
         self.crash(0);
         self.boots += 1;
-        let mut recovered = recovered_from(&self.disk, self.boots);
-        recovered.counted = counted;
+        let recovered = recovered_from(&self.disk, self.boots);
         self.core = RaftCore::new(self.config.clone(), recovered, now).unwrap();
         self.log = self.disk.entries.clone();
         self.applied.clear();
         self.offered = None;
-        if let Some(snapshot) = self.disk.snapshot.clone() {
+        if let Some(snapshot) = self.disk.snapshot.clone()
+            && self.disk.snapshot_content == SnapshotContent::Whole
+        {
             let covered = snapshot.last_included.index.0 as usize;
             self.applied = self.log[..covered].to_vec();
             self.core.handle_snapshot_saved(now, snapshot);

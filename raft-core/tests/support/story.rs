@@ -1,9 +1,10 @@
 //! Tells what nodes do in short lines: `n1@2 → n2 Append base=1@1 [2@2]`.
 
 use raft_core::{
-    Event, IndexRange, MembershipStage, Persist, ProposalOutcome, Role, TransferOutcome,
+    Event, IndexRange, Install, MembershipStage, Persist, ProposalOutcome, RepairNews, Role,
+    TransferOutcome,
 };
-use raft_proto::{AppendOutcome, Entry, EntryKind, InstallOutcome, Message};
+use raft_proto::{AppendOutcome, Entry, EntryKind, InstallOutcome, LogPosition, Message};
 
 use super::Node;
 
@@ -38,11 +39,19 @@ pub fn persist(persist: &Persist, written: &[Entry]) -> String {
     if let Some(vote) = persist.hard_state.vote {
         line += &format!(" vote {vote}");
     }
-    if let Some(position) = persist.install {
-        line += &format!(" install snapshot {position}");
+    if persist.end_is_known {
+        line += " counts again";
+    }
+    match persist.install {
+        Some(Install::Replace(position)) => line += &format!(" install snapshot {position}"),
+        Some(Install::Keep(position)) => line += &format!(" keep log behind snapshot {position}"),
+        None => {}
     }
     if let Some(from) = persist.truncate_from {
         line += &format!(" truncate from {from}");
+    }
+    if let Some(refill) = persist.refill {
+        line += &format!(" refill {}", range(refill));
     }
     if !written.is_empty() {
         line += &format!(" append {}", entries(written));
@@ -91,6 +100,15 @@ pub fn event(event: &Event) -> Option<String> {
             format!("is offered snapshot {} by {from}", snapshot.last_included)
         }
         Event::SnapshotWanted { peer } => format!("wants a snapshot for {peer}"),
+        Event::Repair(news) => match news {
+            RepairNews::Missing(missing) => format!("misses {}", range(*missing)),
+            RepairNews::SnapshotLost(position) => format!("has lost its snapshot {position}"),
+            RepairNews::Refilled(filled) => format!("has {} again", range(*filled)),
+            RepairNews::Covered(position) => format!("is covered by snapshot {position}"),
+            RepairNews::Dropped(dropped) => format!("drops {}: never committed", range(*dropped)),
+            RepairNews::Lost(lost) => format!("gives up: {} is lost for good", range(*lost)),
+        },
+        Event::CountsAgain => "counts again".to_owned(),
         Event::PeerViolated { peer, violation } => format!("accuses {peer}: {violation:?}"),
         Event::Halted => "halted".to_owned(),
     };
@@ -162,8 +180,37 @@ pub fn message(message: &Message) -> String {
                 .map_or("none".to_owned(), |index| index.to_string());
             format!("ReadIndexAnswer #{} {index}", request(m.id))
         }
+        Message::FetchEntriesRequest(m) => {
+            format!("Fetch term={} {}", m.term.0, positions(&m.wanted))
+        }
+        Message::FetchEntriesResponse(m) => {
+            let mut line = format!("FetchAnswer term={}", m.term.0);
+            if !m.entries.is_empty() {
+                line += &format!(" {}", entries(&m.entries));
+            }
+            if !m.never_had.is_empty() {
+                line += &format!(" never_had={}", positions(&m.never_had));
+            }
+            if !m.unavailable.is_empty() {
+                line += &format!(" unavailable={}", positions(&m.unavailable));
+            }
+            line
+        }
+        Message::DescribeSnapshotRequest(m) => format!("Describe at_least={}", m.at_least),
+        Message::DescribeSnapshotResponse(m) => match &m.snapshot {
+            Some(snapshot) => format!("Description {}", snapshot.last_included),
+            None => "Description none".to_owned(),
+        },
+        Message::RecountRequest(m) => format!("RecountRequest boot={}", m.boot.counter),
+        Message::RecountOffer(m) => format!("RecountOffer boot={} {}", m.boot.counter, m.entry),
+        Message::RecountResponse(m) => format!("Recounted boot={} {}", m.boot.counter, m.entry),
         other => format!("{other:?}"),
     }
+}
+
+fn positions(positions: &[LogPosition]) -> String {
+    let list: Vec<String> = positions.iter().map(LogPosition::to_string).collect();
+    format!("[{}]", list.join(" "))
 }
 
 /// Boot and number of a read request.

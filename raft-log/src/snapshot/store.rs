@@ -114,10 +114,19 @@ impl SnapshotStore {
         let Some(&newest) = self.shared.stored()?.last() else {
             return Ok(None);
         };
-        let file = self.shared.open_file(newest)?;
-        let file = file.ok_or(SnapshotError::Missing(position(newest)))?;
+        self.check(position(newest)).map(Some)
+    }
+
+    /// The snapshot at a position, of which every byte is checked.
+    ///
+    /// # Errors
+    /// As [`SnapshotStore::newest`], and [`SnapshotError::Missing`] if there is none.
+    pub fn check(&self, at: LogPosition) -> Result<SnapshotDescription, SnapshotError> {
+        self.shared.check_names()?;
+        let file = self.shared.open_file(key(at))?;
+        let file = file.ok_or(SnapshotError::Missing(at))?;
         let summary = check_all(PartReader::new(file))?;
-        Ok(Some(summary.description()))
+        Ok(summary.description())
     }
 
     /// The positions of all stored snapshots by their names, oldest first; nothing is checked.
@@ -212,12 +221,7 @@ impl SnapshotStore {
         let old = others.iter().filter(|found| **found < key(keep));
         let mut removed = 0;
         for &found in old {
-            self.shared.state().open.remove(&found);
-            let path = self.shared.directory.join(snapshot_name(found));
-            self.shared
-                .vfs
-                .remove(&path)
-                .map_err(|source| SnapshotError::file("remove", &path, source))?;
+            self.shared.remove(found)?;
             removed += 1;
         }
         if removed > 0 {
@@ -225,9 +229,28 @@ impl SnapshotStore {
         }
         Ok(())
     }
+
+    /// Removes a snapshot that [`SnapshotStore::check`] found to be damaged, so that another one can
+    /// take its name.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Poisoned`], or what the file system says.
+    pub fn remove_damaged(&self, at: LogPosition) -> Result<(), SnapshotError> {
+        self.shared.check_names()?;
+        self.shared.remove(key(at))?;
+        self.shared.sync_directory()
+    }
 }
 
 impl Shared {
+    /// The caller makes it durable.
+    fn remove(&self, found: Key) -> Result<(), SnapshotError> {
+        self.state().open.remove(&found);
+        let path = self.directory.join(snapshot_name(found));
+        let removed = self.vfs.remove(&path);
+        removed.map_err(|source| SnapshotError::file("remove", &path, source))
+    }
+
     /// A name for a file that is not yet what its name will say.
     pub(crate) fn temporary_path(&self) -> PathBuf {
         let mut state = self.state();

@@ -132,8 +132,8 @@ impl ApplyQueue {
     }
 
     pub(super) fn commit_through(&mut self, last: LogIndex) {
-        assert!(last >= self.committed, "what is committed stays committed");
-        self.committed = last;
+        // After content was lost and a snapshot restored, some of it is handed out again.
+        self.committed = self.committed.max(last);
     }
 
     /// Everything up to here is committed and durable on this node.
@@ -166,6 +166,11 @@ impl ApplyQueue {
         self.supplied.extend(entries);
     }
 
+    /// What was asked for cannot be read; it is asked for again once it is there.
+    pub(super) fn read_failed(&mut self) {
+        self.reading = false;
+    }
+
     /// A batch is applied.
     pub(super) fn done(&mut self, through: LogIndex, bytes: usize) {
         assert!(through >= self.applied, "batches are applied in order");
@@ -176,10 +181,11 @@ impl ApplyQueue {
 
     /// Moves committed entries into the batch, each with its waiter, and after each the queries
     /// that it makes ready. Returns the range to read from the log, if that is where the next
-    /// entries are.
+    /// entries are; of what comes after `readable` the content is missing for now.
     pub(super) fn gather(
         &mut self,
         max_bytes: usize,
+        readable: LogIndex,
         buffered: impl Fn(LogIndex) -> Option<Entry>,
         mut waiter_of: impl FnMut(&Entry) -> Option<ProposalWaiter>,
         mut ready_queries: impl FnMut(LogIndex) -> Option<Vec<(Bytes, QueryWaiter)>>,
@@ -199,8 +205,9 @@ impl ApplyQueue {
             }
             let supplied = self.supplied.pop_front();
             let Some(entry) = supplied.or_else(|| buffered(self.next)) else {
-                self.reading = true;
-                return Some((self.next, self.committed));
+                let last = self.committed.min(readable);
+                self.reading = self.next <= last;
+                return self.reading.then_some((self.next, last));
             };
             assert_eq!(entry.index, self.next, "entries are applied in order");
             let waiter = waiter_of(&entry);

@@ -1,14 +1,15 @@
 //! The core's events, turned into answers for those who wait and into log lines.
 
 use raft_core::{
-    Event, IndexRange, MembershipStage, ProposalOutcome, ReadId, Time, TransferOutcome,
+    Event, IndexRange, MembershipStage, ProposalOutcome, ReadId, RepairNews, Time, TransferOutcome,
 };
 use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{LogIndex, LogPosition, NodeId, Term};
 
 use super::Driver;
+use super::io::Output;
 use super::peers::peers_of;
-use crate::error::{ProposeError, ReadError, TransferError};
+use crate::error::{FatalError, ProposeError, ReadError, TransferError};
 
 impl Driver {
     pub(super) fn take_events(&mut self, now: Time) {
@@ -49,6 +50,11 @@ impl Driver {
                     tracing::info!(node, peer, "a peer needs a snapshot");
                     self.snapshots.want();
                 }
+                Event::Repair(news) => self.tell_repair(news),
+                Event::CountsAgain => {
+                    let (node, term) = (self.core.id().0, self.core.term().0);
+                    tracing::info!(node, term, "this node counts again");
+                }
                 Event::PeerViolated { peer, violation } => {
                     let (node, peer) = (self.core.config().id.0, peer.0);
                     tracing::error!(node, peer, ?violation, "a peer broke the protocol");
@@ -59,6 +65,56 @@ impl Driver {
             }
         }
         self.changes.settle(&self.core);
+    }
+
+    fn tell_repair(&mut self, news: RepairNews) {
+        let node = self.core.id().0;
+        let recorder = &self.measure.recorder;
+        match news {
+            RepairNews::Missing(IndexRange { first, last }) => {
+                recorder.entries_lost.add(last.0 - first.0 + 1);
+                let (first, last) = (first.0, last.0);
+                tracing::error!(
+                    node,
+                    first,
+                    last,
+                    "entries are damaged; peers are asked for them"
+                );
+            }
+            RepairNews::SnapshotLost(position) => {
+                recorder.snapshots_lost.add(1);
+                let index = position.index.0;
+                tracing::error!(
+                    node,
+                    index,
+                    "the snapshot is damaged; peers are asked for one"
+                );
+            }
+            RepairNews::Refilled(IndexRange { first, last }) => {
+                recorder.entries_healed.add(last.0 - first.0 + 1);
+                let (first, last) = (first.0, last.0);
+                tracing::info!(node, first, last, "entries are healed from a peer");
+            }
+            RepairNews::Covered(position) => {
+                recorder.snapshots_healed.add(1);
+                let index = position.index.0;
+                tracing::info!(node, index, "a snapshot covers what was damaged");
+            }
+            RepairNews::Dropped(IndexRange { first, last }) => {
+                let (first, last) = (first.0, last.0);
+                tracing::warn!(
+                    node,
+                    first,
+                    last,
+                    "entries are dropped that were damaged and, as enough members say, never committed"
+                );
+            }
+            RepairNews::Lost(IndexRange { first, last }) => {
+                let error = FatalError::LostContent { first, last };
+                tracing::error!(node, %error, "this node stops");
+                self.outputs.push_back(Output::Halt(error));
+            }
+        }
     }
 
     fn tell_membership(&self, index: LogIndex, stage: MembershipStage) {

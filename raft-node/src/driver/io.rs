@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::{AppendOrder, MembershipChange, PersistId};
+use raft_core::{AppendOrder, Epoch, FetchedOrder, IndexRange, MembershipChange, PersistId};
 use raft_log::LogWrite;
 use raft_proto::{
     Boot, Entry, Incarnation, LogIndex, LogPosition, Membership, Message, NodeId, ProtocolVersion,
@@ -17,7 +17,7 @@ use super::snapshots::{
     CutId, CutStep, PartName, PartWaiter, SnapshotDone, SnapshotJob, SnapshotPolicy, SnapshotWaiter,
 };
 use super::status::Status;
-use crate::error::{ProposeError, ReadError, SnapshotError, TransferError};
+use crate::error::{FatalError, ProposeError, ReadError, SnapshotError, TransferError};
 use crate::membership::{ChangeError, ChangeSafety};
 
 /// Answers a leadership transfer.
@@ -145,6 +145,13 @@ pub enum Input {
     Persisted(PersistId),
     /// The log has no room for the writes given; they are tried again, and nothing was torn (D7).
     DiskFull,
+    /// A read of the log met an entry whose content is damaged on the disk.
+    LogUnreadable {
+        /// The request.
+        request: LogReadRequest,
+        /// The entry.
+        index: LogIndex,
+    },
     /// A read of the log is done.
     LogRead {
         /// The request.
@@ -209,6 +216,7 @@ impl Input {
             | Self::Unsent { .. }
             | Self::Persisted(_)
             | Self::DiskFull
+            | Self::LogUnreadable { .. }
             | Self::LogRead { .. }
             | Self::Applied { .. }
             | Self::CutPart { .. }
@@ -264,6 +272,11 @@ pub enum Output {
     /// Do something with snapshot files, in the order of the outputs, then say
     /// [`Input::SnapshotDone`].
     Snapshot(SnapshotJob),
+    /// Entries of the log turned out to be damaged: say so to the log, in order with
+    /// [`Output::Write`], so that it takes their content from a later write.
+    ReportRot(IndexRange),
+    /// Stop: this error cannot be healed.
+    Halt(FatalError),
     /// Let the log forget everything up to here, in order with [`Output::Write`], then say
     /// [`Input::Compacted`].
     Compact(LogPosition),
@@ -276,6 +289,8 @@ pub enum LogReadPurpose {
     Append(AppendOrder),
     /// The applier needs entries that left the buffer, or that the last boot wrote.
     Apply,
+    /// A peer has lost entries.
+    Fetched(FetchedOrder),
 }
 
 /// A read of the log.
@@ -289,4 +304,7 @@ pub struct LogReadRequest {
     pub last: LogIndex,
     /// Most payload bytes to read; at least one entry is read anyway.
     pub max_bytes: u64,
+    /// The core's epoch when this was asked for: what is found says nothing about a log that was
+    /// truncated since.
+    pub epoch: Epoch,
 }

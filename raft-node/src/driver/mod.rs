@@ -177,6 +177,7 @@ impl Driver {
                 self.core.handle_disk_full(now);
                 self.snapshots.disk_is_full();
             }
+            Input::LogUnreadable { request, index } => self.handle_unreadable(now, request, index),
             Input::LogRead { request, entries } => self.handle_log_read(now, request, entries),
             Input::Applied { through, bytes } => {
                 self.measure.applied(now, through);
@@ -229,7 +230,7 @@ impl Driver {
         self.tend_members(now);
         self.take_persists(now, None);
         self.take_transmits(now);
-        self.take_commits();
+        self.take_commits(now);
         self.take_events(now);
         self.pump_apply();
         self.pump_snapshots(now);
@@ -272,6 +273,8 @@ impl Driver {
         self.core.handle_message(now, from, uncounted, id, &message);
         let source = if let Message::AppendRequest(append) = message {
             Some((id, append.entries))
+        } else if let Message::FetchEntriesResponse(fetched) = message {
+            Some((id, fetched.entries))
         } else {
             None
         };
@@ -330,11 +333,11 @@ impl Driver {
         waiter(Err(error));
     }
 
-    fn take_commits(&mut self) {
+    fn take_commits(&mut self, now: Time) {
         while let Some(commit) = self.core.poll_commit() {
             match commit {
                 Commit::Entries(range) => self.apply.commit_through(range.last),
-                Commit::Restore(position) => self.begin_restore(position),
+                Commit::Restore(position) => self.begin_restore(now, position),
             }
         }
     }
@@ -345,6 +348,7 @@ impl Driver {
         let snapshots = &mut self.snapshots;
         let missing = applicable.gather(
             self.limits.max_apply_bytes,
+            core.readable_index(),
             |index| buffer.get(index).cloned(),
             |entry| {
                 assert_eq!(
@@ -365,6 +369,7 @@ impl Driver {
                 first,
                 last,
                 max_bytes: self.limits.max_log_read_bytes,
+                epoch: self.core.epoch(),
             }));
         }
         if let Some(batch) = self.apply.take_batch() {

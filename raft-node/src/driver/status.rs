@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use raft_core::{RaftCore, Replication, Role, Time};
-use raft_proto::{LogIndex, Membership, NodeId, Term};
+use raft_core::{IndexRange, RaftCore, Replication, Role, Time};
+use raft_proto::{LogIndex, LogPosition, Membership, NodeId, Term};
 
 use super::snapshots::SnapshotStatus;
 
@@ -39,6 +39,10 @@ pub struct Status {
     pub is_removed: bool,
     /// Whether it takes part in nothing that is counted.
     pub is_uncounted: bool,
+    /// Entries whose content is damaged on its disk and not yet healed from peers.
+    pub missing: Vec<IndexRange>,
+    /// The end of the snapshot that is damaged on its disk and not yet replaced by a peer's.
+    pub lost_snapshot: Option<LogPosition>,
     /// The leader's view of the other members; empty on other nodes.
     pub peers: Vec<PeerStatus>,
 }
@@ -93,6 +97,8 @@ impl Status {
             membership: core.membership().clone(),
             is_removed: core.is_removed(),
             is_uncounted: core.is_uncounted(),
+            missing: core.missing().collect(),
+            lost_snapshot: core.lost_snapshot(),
             peers: peers.collect(),
         }
     }

@@ -42,6 +42,7 @@ impl Greeter {
             | Input::Persisted(_)
             | Input::DiskFull
             | Input::LogRead { .. }
+            | Input::LogUnreadable { .. }
             | Input::Applied { .. }
             | Input::TakeSnapshot { .. }
             | Input::ReadSnapshot { .. }

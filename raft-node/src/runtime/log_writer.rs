@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use raft_core::PersistId;
+use raft_core::{IndexRange, PersistId};
 use raft_log::{Log, LogError, LogWrite};
 use raft_proto::{LogIndex, LogPosition};
 
@@ -36,6 +36,8 @@ pub(super) enum WriteJob {
     },
     /// Everything up to here goes.
     Compact(LogPosition),
+    /// Entries turned out to be damaged.
+    ReportRot(IndexRange),
 }
 
 /// What is staged and not yet durable.
@@ -144,6 +146,10 @@ impl LogWriter {
             WriteJob::Compact(through) => {
                 staged.compacted = Some(through.index);
                 self.log.compact_prefix(through)
+            }
+            WriteJob::ReportRot(range) => {
+                self.log.report_rot(range.first, range.last);
+                Ok(())
             }
         }
     }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use raft_core::RaftCore;
-use raft_log::DataDir;
+use raft_core::{RaftCore, SnapshotContent};
+use raft_log::{DataDir, LogEnd};
 use raft_proto::{ClusterId, LogPosition, Versions};
 use tokio::sync::watch;
 use tokio::task::yield_now;
@@ -147,6 +147,7 @@ impl Life {
         let Some((opened, machine)) = self.open(cluster, machine).await? else {
             return Ok(());
         };
+        self.check_company(&responder, &opened)?;
         let config = raft_core::Config {
             incarnation: Some(link.incarnation()),
             ..self.config.core.clone()
@@ -203,6 +204,31 @@ impl Life {
         }
     }
 
+    /// The membership may have been in what is lost. A node that formed its cluster alone is not found
+    /// by anybody then, and says so.
+    fn check_company(
+        &self,
+        responder: &FormedResponder,
+        opened: &Opened,
+    ) -> Result<(), FatalError> {
+        let recovered = &opened.recovered;
+        let first = responder.first_entry().membership();
+        let was_alone = first.members.keys().all(|id| *id == self.config.core.id);
+        if !was_alone || !recovered.memberships.is_empty() {
+            return Ok(());
+        }
+        if let LogEnd::Unknown(reason) = opened.found.end {
+            let last = recovered.last.index;
+            return Err(FatalError::UnknownEnd { reason, last });
+        }
+        match (recovered.snapshot_content, recovered.snapshot) {
+            (SnapshotContent::Lost, Some(mark)) => {
+                Err(FatalError::MissingSnapshot { mark, newest: None })
+            }
+            (SnapshotContent::Lost | SnapshotContent::Whole, _) => Ok(()),
+        }
+    }
+
     /// What is accepted must fit into the log and into a message, here and at the peers, or the
     /// first command that does not would stop them all.
     fn limits(&self, transport: &dyn Transport) -> DriverLimits {
@@ -232,7 +258,8 @@ impl Life {
             // A formed node's log was created with the first entry. An empty one has lost votes
             // and entries that this node answered for.
             let found = &opened.found;
-            if found.last == LogPosition::ZERO && found.snapshot.is_none() {
+            let is_empty = found.last == LogPosition::ZERO && found.snapshot.is_none();
+            if is_empty && found.end == LogEnd::Known {
                 return Err(FatalError::LostLog { node, cluster });
             }
             if let Some(newest) = &opened.newest {

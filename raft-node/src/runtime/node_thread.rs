@@ -253,6 +253,8 @@ impl NodeThread {
                 self.write(WriteJob::Persist { id, install, write })?;
             }
             Output::Compact(through) => self.write(WriteJob::Compact(through))?,
+            Output::ReportRot(range) => self.write(WriteJob::ReportRot(range))?,
+            Output::Halt(error) => return Err(error),
             Output::Snapshot(job) => self
                 .snapshotter
                 .send(job)

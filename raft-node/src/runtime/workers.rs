@@ -44,7 +44,7 @@ impl Workers {
 
         let (reader, requests) = unbounded();
         let (log_reader, notices) = (parts.log.reader(), inbox());
-        let read = move || reader::run(&log_reader, &requests, &notices);
+        let read = move || reader::run(node, &log_reader, &requests, &notices);
 
         let (writer, jobs) = unbounded();
         let log_writer = LogWriter {

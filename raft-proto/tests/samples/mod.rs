@@ -406,6 +406,7 @@ fn repair() -> Vec<Sample> {
             DescribeSnapshotRequest {
                 term: Term(7),
                 at_least: LogIndex(40),
+                committed: position(41, 5),
             },
         ),
         sample(

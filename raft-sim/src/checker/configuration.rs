@@ -18,6 +18,11 @@ pub(super) fn check(facts: &Facts, view: &NodeView<'_>) -> Result<(), Violation>
 
 fn check_latest(facts: &Facts, view: &NodeView<'_>) -> Result<(), Violation> {
     let node = view.id;
+    if view.membership.members.is_empty() {
+        // It has lost the snapshot, or the log, that says who is a member: it knows that, and does
+        // not campaign.
+        return Ok(());
+    }
     let mut later = (facts.entries).memberships(view.membership_index, view.last_index);
     let is_in_log = |(index, terms): &(LogIndex, &_)| {
         let terms: &std::collections::BTreeSet<_> = terms;

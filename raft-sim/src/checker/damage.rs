@@ -14,7 +14,7 @@ impl SafetyChecker {
     /// member any more may come back like that. What it had acknowledged may still be counted.
     pub fn wiped(&mut self, node: NodeId) {
         if let Some(facts) = self.facts.nodes.remove(&node) {
-            self.facts.former.insert(node, facts.image.terms);
+            self.facts.former.push((node, facts.image.terms));
         }
     }
 

@@ -25,8 +25,13 @@ pub(super) fn started(facts: &mut Facts, node: NodeId, view: &StartView) -> Resu
     };
     let known = facts.nodes.entry(node).or_default();
     let is_covered = view.mark <= snapshot && known.snapshot <= snapshot;
-    let is_whole = is_covered && may_be_found(facts, node, &found, view.snapshot);
-    if view.standing == Standing::Counted && !is_whole {
+    let is_expected = may_be_found(facts, node, &found, view.snapshot);
+    let is_as_it_says = match view.standing {
+        Standing::Counted => is_covered && is_expected,
+        Standing::SnapshotLost => is_expected,
+        Standing::Uncounted => true,
+    };
+    if !is_as_it_says {
         let known = facts.node(node);
         let (was, is) = (known.image.summary(), found.summary());
         let (stored, under_way) = (known.snapshot, &known.in_flight);
@@ -42,10 +47,22 @@ pub(super) fn started(facts: &mut Facts, node: NodeId, view: &StartView) -> Resu
             facts.entries.learn(node, entry, &found.terms)?;
         }
     }
+    if view.standing == Standing::Uncounted {
+        let known = facts.node(node).clone();
+        let images = images_of(&facts.chain, &known.image, &in_flight);
+        let lost = images.into_iter().map(|image| (node, image.terms));
+        facts.former.extend(lost);
+    }
+    // What is before the log is committed, whether the node still has a snapshot of it or not.
+    let applied = if view.mark <= snapshot {
+        snapshot
+    } else {
+        LogIndex::ZERO
+    };
     *facts.node(node) = NodeFacts {
         image: found,
-        snapshot,
-        applied: snapshot,
+        snapshot: snapshot.max(view.mark),
+        applied,
         ..NodeFacts::default()
     };
     Ok(())

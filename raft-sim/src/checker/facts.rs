@@ -41,8 +41,8 @@ pub(super) struct Facts {
     pub(super) entries: Entries,
     pub(super) chain: Vec<Committed>,
     pub(super) nodes: BTreeMap<NodeId, NodeFacts>,
-    /// The logs that were on disks when these were cleared.
-    pub(super) former: BTreeMap<NodeId, Vec<Term>>,
+    /// The logs that were on disks when these were cleared, or whose ends were lost.
+    pub(super) former: Vec<(NodeId, Vec<Term>)>,
 }
 
 impl Facts {
@@ -56,14 +56,15 @@ impl Facts {
         self.chain.get(at).map(|committed| committed.term)
     }
 
-    /// Who holds this entry durably, or did when its disk was cleared: that may have been counted.
+    /// Who holds this entry durably, or did before its disk was cleared or it lost the end of its log:
+    /// that may have been counted.
     pub(super) fn holders(&self, index: LogIndex, term: Term) -> BTreeSet<NodeId> {
         let at = index.0 as usize - 1;
         let now = self
             .nodes
             .iter()
             .map(|(id, facts)| (id, &facts.image.terms));
-        let all = now.chain(&self.former);
+        let all = now.chain(self.former.iter().map(|(id, terms)| (id, terms)));
         let holders = all.filter(|(_, terms)| terms.get(at) == Some(&term));
         holders.map(|(id, _)| *id).collect()
     }

@@ -20,7 +20,9 @@ pub(super) fn check(node: NodeId, before: HardState, write: &LogWrite) -> Result
             to: after.term.0,
         });
     }
-    if after.term == before.term && before.vote.is_some() && after.vote != before.vote {
+    let is_vote_kept = before.vote.is_none() || after.vote == before.vote;
+    // A node that counts again does not know which vote it gave.
+    if after.term == before.term && !is_vote_kept && !write.end_is_known {
         let term = after.term;
         return Err(Violation::VotedTwice { node, term });
     }

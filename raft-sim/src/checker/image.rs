@@ -37,8 +37,10 @@ pub struct StartView {
 /// What a node that starts says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It has everything that it ever made durable.
+    /// It has everything that it ever made durable, by index and term.
     Counted,
+    /// The same, but for the snapshot that its log begins with.
+    SnapshotLost,
     /// It does not know what it lacks: it counts for nothing until it holds what others do.
     Uncounted,
 }

@@ -81,6 +81,11 @@ impl SafetyChecker {
             hard_state::check(node, image.hard_state, write)?;
         }
         image.apply(chain, change);
+        if let LogChange::Write { write, .. } = change {
+            for entry in &write.refill {
+                entries.learn(node, entry, &image.terms)?;
+            }
+        }
         for entry in super::image::entries_of(change) {
             entries.learn(node, entry, &image.terms)?;
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use raft_core::Recovered;
+use raft_core::{Recovered, SnapshotContent};
 use raft_node::driver::Input;
 use raft_proto::{Boot, Incarnation, NodeId, ProtocolVersion};
 
@@ -126,7 +126,20 @@ impl Cluster {
         let checked = self.checker.started(node, &start_view(&recovered));
         checked.unwrap_or_else(|violation| panic!("{violation}"));
         self.forget_applied(node);
-        if let Some(position) = recovered.snapshot {
+        let is_lost = recovered.snapshot_content == SnapshotContent::Lost;
+        if !recovered.missing.is_empty() || !recovered.counted || is_lost {
+            let is_victim = self.atlas.is_victim(node);
+            assert!(is_victim, "{node} reports damage that nobody did");
+            self.tally.mark(Mark::DamageReported);
+            let missing: u64 = recovered.missing.iter().map(|hole| hole.count()).sum();
+            let numbers = [
+                ("missing", missing),
+                ("uncounted", u64::from(!recovered.counted)),
+                ("snapshot lost", u64::from(is_lost)),
+            ];
+            self.record(node, "reports damage", "", &numbers);
+        }
+        if let Some(position) = recovered.snapshot.filter(|_| !is_lost) {
             self.tally.mark(Mark::StartedFromSnapshot);
             self.note_restored(node, position);
         }
@@ -403,11 +416,14 @@ pub(super) fn start_view(recovered: &Recovered) -> StartView {
         hard_state: recovered.hard_state,
         mark: recovered.first_index.previous(),
         terms,
-        snapshot: recovered.snapshot,
-        standing: if recovered.counted {
-            Standing::Counted
-        } else {
-            Standing::Uncounted
+        snapshot: match recovered.snapshot_content {
+            SnapshotContent::Whole => recovered.snapshot,
+            SnapshotContent::Lost => None,
+        },
+        standing: match recovered.snapshot_content {
+            _ if !recovered.counted => Standing::Uncounted,
+            SnapshotContent::Lost => Standing::SnapshotLost,
+            SnapshotContent::Whole => Standing::Counted,
         },
     }
 }

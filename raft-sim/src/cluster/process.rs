@@ -106,6 +106,13 @@ impl Cluster {
                     process.writer.push_compaction(through);
                 }
             }
+            Output::ReportRot(range) => {
+                if let Some(process) = self.process(id) {
+                    // What is about to be written cannot be what was read.
+                    process.writer.log.report_rot(range.first, range.last);
+                }
+            }
+            Output::Halt(error) => self.halt(id.node, &error),
             Output::Send {
                 to,
                 uncounted,
@@ -394,12 +401,17 @@ impl Cluster {
             Ok(entries) => entries,
             // Truncated, compacted or not yet durable: the driver orders it anew.
             Err(ReadError::Compacted { .. } | ReadError::BeyondEnd { .. }) => Vec::new(),
+            Err(ReadError::Missing { first: index, .. } | ReadError::Corrupt { index, .. }) => {
+                let input = Input::LogUnreadable { request, index };
+                return self.give(id, input);
+            }
             Err(error) => return self.halt(id.node, &error),
         };
-        self.tally.mark(match request.purpose {
-            LogReadPurpose::Append(_) => Mark::FollowerServedFromDisk,
-            LogReadPurpose::Apply => Mark::AppliedFromDisk,
-        });
+        match request.purpose {
+            LogReadPurpose::Append(_) => self.tally.mark(Mark::FollowerServedFromDisk),
+            LogReadPurpose::Apply => self.tally.mark(Mark::AppliedFromDisk),
+            LogReadPurpose::Fetched(_) => {}
+        }
         self.give(id, Input::LogRead { request, entries });
     }
 

@@ -87,7 +87,9 @@ fn is_damaged_start(error: &FatalError) -> bool {
             | OpenError::File(_) => false,
         },
         FatalError::Snapshots(error) => is_damaged_snapshot(error),
-        FatalError::MissingSnapshot { .. } => true,
+        FatalError::MissingSnapshot { .. }
+        | FatalError::LostContent { .. }
+        | FatalError::UnknownEnd { .. } => true,
         // What a checked snapshot cannot restore, a failing read may explain.
         FatalError::Restore { .. }
         | FatalError::LostLog { .. }

@@ -218,6 +218,7 @@ impl Node {
             let (to, message) = match transmit {
                 Transmit::Message { to, message } => (to, message),
                 Transmit::Append(order) => (order.to, self.fill(order)),
+                Transmit::Fetched(order) => (order.to, order.into_response(Vec::new()).into()),
             };
             sent.push(Envelope {
                 from: self.core.id(),

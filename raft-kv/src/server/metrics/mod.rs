@@ -209,6 +209,40 @@ fn disk(page: &mut Page, raft: &Metrics) {
         "Writes that found the disk full; they are kept and tried again.",
         raft.disk_full,
     );
+    damage(page, raft);
+}
+
+fn damage(page: &mut Page, raft: &Metrics) {
+    page.counter(
+        "raft_damaged_entries_total",
+        "Entries that turned out to be damaged on the disk.",
+        raft.entries_lost,
+    );
+    page.counter(
+        "raft_healed_entries_total",
+        "Entries among them whose content came back from peers.",
+        raft.entries_healed,
+    );
+    page.counter(
+        "raft_damaged_snapshots_total",
+        "Snapshots that turned out to be damaged.",
+        raft.snapshots_lost,
+    );
+    page.counter(
+        "raft_healing_snapshots_total",
+        "Snapshots that took the place of what was damaged.",
+        raft.snapshots_healed,
+    );
+    page.gauge(
+        "raft_damaged",
+        "1 while something is damaged and not healed.",
+        u64::from(raft.is_damaged),
+    );
+    page.gauge(
+        "raft_uncounted",
+        "1 while the node counts for nothing, because it does not know what it has promised.",
+        u64::from(raft.is_uncounted),
+    );
 }
 
 fn group(page: &mut Page, status: &Status) {

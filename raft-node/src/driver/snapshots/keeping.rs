@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use raft_core::{IndexRange, Replication, Time};
-use raft_proto::{LogIndex, LogPosition};
+use raft_proto::{LogIndex, LogPosition, SnapshotDescription};
 
 use super::super::io::Output;
 use super::super::{Driver, after};
@@ -15,6 +15,21 @@ use super::{Room, Snapshots};
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Snapshots {
+    /// What the log has up to here, it is about to forget.
+    pub(in super::super) fn compacting_through(&self) -> LogIndex {
+        self.compacting.unwrap_or_default()
+    }
+
+    /// A snapshot that was fetched for the log only is this node's newest one, if it is.
+    pub(super) fn keep_fetched(&mut self, fetched: SnapshotDescription) {
+        let is_newer =
+            |newest: &SnapshotDescription| fetched.last_included.index > newest.last_included.index;
+        if self.newest.as_ref().is_none_or(is_newer) {
+            self.schedule.replaced(fetched.total_bytes);
+            self.newest = Some(fetched);
+        }
+    }
+
     /// Writes wait for room.
     pub(in super::super) fn disk_is_full(&mut self) {
         if self.newest.is_some() && self.room == Room::Enough {

@@ -142,7 +142,8 @@ impl Driver {
         let Some(fetch) = &mut self.snapshots.fetch else {
             return;
         };
-        if fetch.position().index <= commit_index {
+        let position = fetch.position();
+        if position.index <= commit_index && !self.core.is_healed_by(position) {
             // The log got there first.
             return self.give_up_fetch(now, "the log has its entries");
         }
@@ -278,7 +279,13 @@ impl Driver {
         };
         self.snapshots.fetch_failures = Backoff::default();
         self.core.handle_snapshot_received(now, &fetch.snapshot);
-        if self.core.base_position() == fetch.position() {
+        if self.core.base_position() != fetch.position() {
+            return;
+        }
+        if self.core.applied_index() >= fetch.position().index {
+            // It was fetched for the log: the state machine is further.
+            self.snapshots.keep_fetched(fetch.snapshot);
+        } else {
             self.snapshots.installing = Some(fetch.snapshot);
         }
     }
@@ -293,7 +300,14 @@ impl Driver {
 /// The installation.
 impl Driver {
     /// The snapshot is installed in the log, durably: the state machine follows.
-    pub(in super::super) fn begin_restore(&mut self, position: LogPosition) {
+    pub(in super::super) fn begin_restore(&mut self, now: Time, position: LogPosition) {
+        if (self.apply.handed_over()).is_some_and(|handed| handed >= position.index) {
+            // The state machine gets there by itself: the snapshot was fetched for the log only.
+            if let Some(fetched) = self.snapshots.installing.take() {
+                self.snapshots.keep_fetched(fetched);
+            }
+            return self.tend_snapshots(now);
+        }
         self.abandon_saving();
         self.apply.begin_restore(position);
         self.proposals.fail_through(position.index);
