@@ -74,8 +74,11 @@ fn go_on_or_halt(cluster: &mut Cluster, workload: &dyn Workload) -> Result<Recov
     if 2 * survivors.len() <= nodes.len() {
         return Ok(Recovery::Halted);
     }
-    match recover(cluster, &survivors, workload) {
-        Ok(()) => Ok(Recovery::WentOn),
+    // A single node may still wait for what only a damaged one has.
+    let end = deadline(cluster);
+    let committed = write_at(cluster, &survivors, workload, end);
+    match committed {
+        Ok(_) => Ok(Recovery::WentOn),
         // Damage may be met as late as that.
         Err(_) if survivors.iter().any(|node| !cluster.is_running(*node)) => Ok(Recovery::Halted),
         Err(error) => Err(error),

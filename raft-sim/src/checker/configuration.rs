@@ -49,7 +49,12 @@ fn check_not_truncated(facts: &Facts, view: &NodeView<'_>) -> Result<(), Violati
     match before {
         Some(before) if before.at == index && before.membership == *view.membership => {
             match (before.term, (view.term_at)(index)) {
-                (Some(was), Some(is)) if was != is => truncated,
+                // Another leader may have proposed the same membership again, at the same place.
+                (Some(was), Some(is))
+                    if was != is && !facts.entries.may_be_membership(index, is) =>
+                {
+                    truncated
+                }
                 (Some(_) | None, _) => Ok(()),
             }
         }
@@ -116,6 +121,7 @@ mod tests {
     fn a_truncated_membership_is_not_in_force() {
         for log in [&[1][..], &[1, 3]] {
             let mut world = World::new();
+            world.durable(2, &append(&[entry(2, 3, "b")])).unwrap();
             world.membership_index = 2;
             world.observe(1, Role::Follower, 2, 0, &[1, 2]).unwrap();
             let error = world.observe(1, Role::Follower, 3, 0, log).unwrap_err();
@@ -124,6 +130,15 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn the_same_membership_from_another_leader_takes_the_place_of_a_truncated_one() {
+        let mut world = World::new();
+        world.durable(2, &append(&[membership(2, 3)])).unwrap();
+        world.membership_index = 2;
+        world.observe(1, Role::Follower, 2, 0, &[1, 2]).unwrap();
+        world.observe(1, Role::Follower, 3, 0, &[1, 3]).unwrap();
     }
 
     #[test]

@@ -56,6 +56,14 @@ impl Entries {
         known.is_some_and(|known| known.digest == digest(entry))
     }
 
+    /// Whether the entry at this index and term may carry a membership: it does, or it was never
+    /// durable anywhere, so nobody knows.
+    pub(super) fn may_be_membership(&self, index: LogIndex, term: Term) -> bool {
+        let carries = self.memberships.get(&index);
+        carries.is_some_and(|terms| terms.contains(&term))
+            || !self.known.contains_key(&(index, term))
+    }
+
     /// Where memberships were ever durable, after one index and up to another.
     pub(super) fn memberships(
         &self,
