@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,6 +13,7 @@ use raft_net::TlsIdentity;
 
 use crate::access::Access;
 use crate::commands::{program, succeed};
+use crate::host::Room;
 use crate::lan::{HostId, Lan, Plug, check_namespaces};
 use crate::problem::Problem;
 use crate::process::Process;
@@ -33,8 +34,6 @@ const SNAPSHOT_ENTRIES: u64 = 1_000;
 const SNAPSHOT_KEEP_ENTRIES: u64 = 200;
 /// Lines of a server's log that are shown when it has ended.
 const LOG_LINES_SHOWN: usize = 30;
-/// Bytes that fill a small disk, from large pieces to single bytes.
-const FILLER_BYTES: [usize; 3] = [1 << 20, 1 << 12, 1];
 
 /// How servers and clients reach each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,13 +218,8 @@ impl Cluster {
 
     /// Leaves no room on the small disk, if its node is still there; returns which one it is.
     pub(crate) fn fill_disk(&mut self) -> Result<Option<u64>, Problem> {
-        let Some(id) = self.small_disk else {
-            return Ok(None);
-        };
-        let at = self.filler(id);
-        let filled = self.in_host(id, move || fill(&at));
-        filled.map_err(Problem::io("fill the small disk"))?;
-        Ok(Some(id))
+        self.set_room(Room::None)?;
+        Ok(self.small_disk)
     }
 
     /// Mends everything and starts whoever does not run.
@@ -236,14 +230,9 @@ impl Cluster {
                 lan.plug(host_of(id), Plug::In)?;
             }
         }
-        if let Some(id) = self.small_disk {
-            let at = self.filler(id);
-            let freed = self.in_host(id, move || match fs::remove_file(at) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                Ok(()) | Err(_) => Ok(()),
-            });
-            freed.map_err(Problem::io("free the small disk"))?;
-        }
+        self.set_room(Room::Of {
+            bytes: SMALL_DISK_BYTES,
+        })?;
         for id in std::mem::take(&mut self.paused) {
             if let Some(process) = &self.node(id).process {
                 process
@@ -398,19 +387,21 @@ impl Cluster {
         }
     }
 
-    fn filler(&self, id: u64) -> PathBuf {
-        self.directory.join(format!("n{id}")).join("filler")
-    }
-
     fn mount_small_disk(&self) -> Result<(), Problem> {
         let (Some(lan), Some(id)) = (&self.lan, self.small_disk) else {
             return Ok(());
         };
         let at = self.directory.join(format!("n{id}"));
         fs::create_dir_all(&at).map_err(Problem::io("make a directory"))?;
-        Ok(lan
-            .host(host_of(id))
-            .mount_small_disk(at, SMALL_DISK_BYTES)?)
+        Ok(lan.host(host_of(id)).mount_disk(at, SMALL_DISK_BYTES)?)
+    }
+
+    fn set_room(&self, room: Room) -> Result<(), Problem> {
+        let (Some(lan), Some(id)) = (&self.lan, self.small_disk) else {
+            return Ok(());
+        };
+        let at = self.directory.join(format!("n{id}"));
+        Ok(lan.host(host_of(id)).set_room(at, room)?)
     }
 
     /// Does something where the node's disk is seen.
@@ -457,20 +448,4 @@ fn end_of_log(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
-}
-
-/// Writes to a file until there is no room for another byte.
-fn fill(path: &Path) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    for bytes in FILLER_BYTES {
-        let piece = vec![0xff; bytes];
-        loop {
-            match file.write_all(&piece) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => break,
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(())
 }

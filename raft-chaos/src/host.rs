@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
@@ -131,28 +131,65 @@ impl Host {
             .map_err(NetworkError::namespace("enter a network namespace"))
     }
 
-    /// Puts a small disk of its own at a directory, seen only from inside.
-    pub(crate) fn mount_small_disk(&self, at: PathBuf, bytes: u64) -> Result<(), NetworkError> {
+    /// Puts a disk of its own at a directory, seen only from inside.
+    pub(crate) fn mount_disk(&self, at: PathBuf, bytes: u64) -> Result<(), NetworkError> {
         let mounted = self.run(move |_| {
-            const NONE: Option<&str> = None;
             unshare(CloneFlags::CLONE_NEWNS)?;
             // Or the mount would be seen by everybody.
             let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-            mount(NONE, "/", NONE, private, NONE)?;
-            let size = format!("size={bytes}");
-            let flags = MsFlags::empty();
-            mount(
-                Some("tmpfs"),
-                &at,
-                Some("tmpfs"),
-                flags,
-                Some(size.as_str()),
-            )
+            mount(NOTHING, "/", NOTHING, private, NOTHING)?;
+            mount_tmpfs(&at, bytes, MsFlags::empty())
         });
-        mounted
-            .map_err(io::Error::from)
-            .map_err(NetworkError::namespace("mount a small disk"))
+        mounted.map_err(NetworkError::namespace("mount a disk"))
     }
+
+    /// Leaves so much room on the disk that is mounted there: at once, and without writing anything.
+    pub(crate) fn set_room(&self, at: PathBuf, room: Room) -> Result<(), NetworkError> {
+        let resized = self.run(move |_| {
+            let mut outcome = Ok(());
+            for _ in 0..RESIZE_ATTEMPTS {
+                let bytes = match room {
+                    Room::Of { bytes } => bytes,
+                    Room::None => bytes_used(&at)?,
+                };
+                outcome = mount_tmpfs(&at, bytes, MsFlags::MS_REMOUNT);
+                if outcome.is_ok() {
+                    break;
+                }
+                // Something was written since we looked: it cannot become smaller than that.
+            }
+            outcome
+        });
+        resized.map_err(NetworkError::namespace("resize a disk"))
+    }
+}
+
+/// How large a disk is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// So large.
+    Of {
+        /// Its size.
+        bytes: u64,
+    },
+    /// As large as what is there.
+    None,
+}
+
+const NOTHING: Option<&str> = None;
+
+/// Attempts to make a disk as small as what is on it, while somebody writes.
+const RESIZE_ATTEMPTS: u32 = 100;
+
+fn mount_tmpfs(at: &Path, bytes: u64, flags: MsFlags) -> io::Result<()> {
+    let size = format!("size={bytes}");
+    let mounted = mount(Some("tmpfs"), at, Some("tmpfs"), flags, Some(size.as_str()));
+    Ok(mounted?)
+}
+
+fn bytes_used(at: &Path) -> io::Result<u64> {
+    let room = rustix::fs::statvfs(at)?;
+    Ok((room.f_blocks - room.f_bfree) * room.f_frsize)
 }
 
 /// The kernel's interface for links and addresses of one namespace.
