@@ -22,8 +22,12 @@ use crate::waiting::{LOOK_AGAIN, PATIENCE, Waiting, brief, in_vain};
 const PROGRESS: u64 = 10;
 /// Attempts to find ports of loopback that nobody takes between our choosing and using them.
 const PORT_ATTEMPTS: u32 = 10;
-/// What a server logs when it meets a full disk.
-const DISK_IS_FULL: &str = "writes wait for room on the disk";
+/// What a server logs when it meets a full disk: in its log, or in a snapshot that it fetches because
+/// it is behind by then.
+const DISK_IS_FULL: [&str; 2] = [
+    "writes wait for room on the disk",
+    "No space left on device",
+];
 /// The key whose values fill segments.
 const BALLAST: &str = "ballast";
 const BALLAST_BYTES: usize = 1 << 20;

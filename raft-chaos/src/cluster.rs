@@ -351,10 +351,11 @@ impl Cluster {
         Ok(())
     }
 
-    /// How many lines of a server's log hold this text.
-    pub(crate) fn count_in_log(&self, id: u64, text: &str) -> usize {
+    /// How many lines of a server's log hold one of these texts.
+    pub(crate) fn count_in_log(&self, id: u64, texts: [&str; 2]) -> usize {
         let log = fs::read_to_string(log_path(&self.directory, id)).unwrap_or_default();
-        log.lines().filter(|line| line.contains(text)).count()
+        let holds = |line: &&str| texts.iter().any(|text| line.contains(text));
+        log.lines().filter(holds).count()
     }
 
     fn server_command(&self, id: u64) -> Result<Command, Problem> {
