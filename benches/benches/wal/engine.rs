@@ -141,7 +141,8 @@ fn open(path: &std::path::Path, kept_bytes: u64) -> raft_engine::Engine {
         purge_threshold: ReadableSize(kept_bytes),
         batch_compression_threshold: ReadableSize(0),
         enable_log_recycle: true,
-        prefill_for_recycle: true,
+        // Only what is written again and again is recycled; files of a log that grows are not.
+        prefill_for_recycle: kept_bytes == KEPT_BYTES,
         ..Config::default()
     };
     raft_engine::Engine::open(config).expect("the engine opens")
