@@ -210,6 +210,25 @@ impl Index {
         }))
     }
 
+    /// The segment with the lowest sequence above this one that live entries stand in.
+    pub(crate) fn segment_after(&self, sequence: u64) -> Option<Arc<SegmentFile>> {
+        let files = self.parts.iter().map(|part| &part.file);
+        let later = files.filter(|file| file.sequence > sequence);
+        later.min_by_key(|file| file.sequence).map(Arc::clone)
+    }
+
+    /// The live entries that stand in this segment, in order, and where (in units of
+    /// [`RECORD_ALIGN`] bytes).
+    pub(crate) fn places_in(&self, sequence: u64) -> impl Iterator<Item = (LogIndex, u32)> {
+        let parts = self.parts.iter();
+        let there = parts.filter(move |part| part.file.sequence == sequence);
+        let places = there.flat_map(|part| {
+            let offsets = part.offsets.iter().enumerate();
+            offsets.map(|(slot, offset)| (part.first.plus(slot as u64), *offset))
+        });
+        places.filter(|(index, _)| *index >= self.first)
+    }
+
     /// The first live entry that stands in the segment with this sequence, if any does.
     pub(crate) fn first_in(&self, sequence: u64) -> Option<LogIndex> {
         let part = self

@@ -76,6 +76,7 @@ mod prepare;
 mod readable;
 mod reader;
 mod recovery;
+mod scrub;
 mod segment;
 pub mod snapshot;
 mod staged;
@@ -95,6 +96,7 @@ pub use recovery::judge::{
     Beyond, Content, Evidence, Header, LastBlock, NamedByNext, Verdict, Vouched, ZeroSectors, judge,
 };
 pub use recovery::{Recovered, TornTail};
+pub use scrub::{ScrubFinding, ScrubStep, Scrubber};
 pub use snapshot::{
     SnapshotError, SnapshotPayload, SnapshotReceiver, SnapshotStore, SnapshotWriter,
 };

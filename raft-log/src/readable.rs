@@ -31,7 +31,9 @@ pub(crate) fn range(file: &dyn VfsFile, start: u64, end: u64) -> io::Result<Vec<
     match read_chunk(file, start, &mut bytes) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             bytes.truncate(length(file.size()?.min(end))?);
-            read_chunk(file, start, &mut bytes)?;
+            if !bytes.is_empty() {
+                read_chunk(file, start, &mut bytes)?;
+            }
         }
         outcome => outcome?,
     }

@@ -33,6 +33,10 @@ impl LogReader {
         Self { index }
     }
 
+    pub(crate) fn index(&self) -> Arc<RwLock<Index>> {
+        Arc::clone(&self.index)
+    }
+
     /// The first entry that is not compacted away; one after the last if there is none.
     #[must_use]
     pub fn first_index(&self) -> LogIndex {

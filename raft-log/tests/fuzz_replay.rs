@@ -1,6 +1,10 @@
 //! Replays stored inputs of the fuzz target `log_open`, and random ones, with the code of the target.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
-#![allow(dead_code, reason = "the harness has more than this target needs")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "the fuzz targets are a crate of their own, and use more of it"
+)]
 
 use std::path::Path;
 

@@ -64,6 +64,9 @@ pub struct RaftConfig {
     pub max_inbox_notices: usize,
     /// Most bytes of commands and queries that wait for the node's main thread.
     pub max_inbox_request_bytes: usize,
+    /// How fast sealed segments and stored snapshots are read in the background to find rot, in
+    /// bytes per second; 0 for not at all.
+    pub scrub_bytes_per_second: u64,
 }
 
 impl RaftConfig {
@@ -78,6 +81,7 @@ impl RaftConfig {
             apply_on: ApplyOn::default(),
             max_inbox_notices: 1 << 16,
             max_inbox_request_bytes: 64 << 20,
+            scrub_bytes_per_second: 2 << 20,
         }
     }
 

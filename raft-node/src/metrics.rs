@@ -108,6 +108,10 @@ pub struct Metrics {
     /// Whether the node takes part in nothing that is counted, because it does not know what it has
     /// promised.
     pub is_uncounted: bool,
+    /// Bytes of sealed segments and snapshots that were read to find rot.
+    pub scrubbed_bytes: u64,
+    /// What was found so.
+    pub scrub_findings: u64,
     /// From taking a command out of the inbox until it was applied and its client answered, in
     /// nanoseconds. Commands that were superseded or expired are not in it.
     pub proposal_duration: Histogram,
@@ -167,6 +171,8 @@ pub(crate) struct Recorder {
     pub(crate) snapshots_healed: Counter,
     is_damaged: AtomicU64,
     is_uncounted: AtomicU64,
+    pub(crate) scrubbed_bytes: Counter,
+    pub(crate) scrub_findings: Counter,
     pub(crate) proposal_duration: Recorded<19>,
     pub(crate) inbox_wait: Recorded<19>,
     pub(crate) log_sync_duration: Recorded<19>,
@@ -265,6 +271,8 @@ impl Default for Recorder {
             snapshots_healed: Counter::default(),
             is_damaged: AtomicU64::new(0),
             is_uncounted: AtomicU64::new(0),
+            scrubbed_bytes: Counter::default(),
+            scrub_findings: Counter::default(),
             proposal_duration: Recorded::new(&DURATION_BOUNDS_NS),
             inbox_wait: Recorded::new(&DURATION_BOUNDS_NS),
             log_sync_duration: Recorded::new(&DURATION_BOUNDS_NS),
@@ -323,6 +331,8 @@ impl Recorder {
             snapshots_healed: self.snapshots_healed.read(),
             is_damaged: load(&self.is_damaged) > 0,
             is_uncounted: load(&self.is_uncounted) > 0,
+            scrubbed_bytes: self.scrubbed_bytes.read(),
+            scrub_findings: self.scrub_findings.read(),
             proposal_duration: self.proposal_duration.read(),
             inbox_wait: self.inbox_wait.read(),
             log_sync_duration: self.log_sync_duration.read(),

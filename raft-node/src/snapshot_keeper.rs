@@ -32,6 +32,14 @@ impl SnapshotKeeper {
         }
     }
 
+    /// Whether a failed directory sync has left the names of snapshots in doubt. Nothing can be
+    /// stored any more, and what is seen may not be durable: the node is to stop, as after any
+    /// failed sync.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.store.is_poisoned()
+    }
+
     /// Does a job, and says what came of it if the driver wants to know.
     pub fn carry_out(&mut self, job: SnapshotJob) -> Option<SnapshotDone> {
         match job {

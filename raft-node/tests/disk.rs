@@ -55,6 +55,9 @@ struct Disk {
     real: RealVfs,
     /// No file can be created.
     is_full: AtomicBool,
+    /// The directory of the snapshots cannot be synced once a snapshot has its name.
+    fails_to_name: AtomicBool,
+    is_named: AtomicBool,
     /// The next open of the log waits for this.
     log_is_open: Mutex<Option<Receiver<()>>>,
 }
@@ -76,6 +79,9 @@ impl Vfs for Disk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if to.extension().is_some_and(|extension| extension == "snap") {
+            self.is_named.store(true, Ordering::Relaxed);
+        }
         self.real.rename(from, to)
     }
 
@@ -93,6 +99,12 @@ impl Vfs for Disk {
     }
 
     fn sync_dir(&self, directory: &Path) -> io::Result<()> {
+        let fails = self.fails_to_name.load(Ordering::Relaxed)
+            && self.is_named.load(Ordering::Relaxed)
+            && directory.ends_with("snapshots-0");
+        if fails {
+            return Err(io::Error::other("injected sync failure"));
+        }
         self.real.sync_dir(directory)
     }
 
@@ -213,6 +225,32 @@ fn a_full_disk_keeps_writes_waiting_and_loses_none() {
             assert_eq!(number(&outcome.await.unwrap().unwrap()), written);
         }
         assert_eq!(write(&raft, 1).await, written + 1);
+        raft.shutdown().await.unwrap();
+    });
+}
+
+/// A snapshot has its name, and nobody knows whether durably: a second sync could say so of a name that
+/// is lost. The node stops with a message, and the next start goes on.
+#[test]
+fn a_node_whose_snapshots_name_may_not_be_durable_stops() {
+    let home = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Disk::default());
+    run(async {
+        let raft = start(&disk, home.path());
+        write(&raft, 10).await;
+        disk.fails_to_name.store(true, Ordering::Relaxed);
+        raft.take_snapshot().await.unwrap_err();
+        let is_stopped = |state: &NodeState| matches!(state, NodeState::Stopped(_));
+        let NodeState::Stopped(Some(error)) = raft.wait_for(is_stopped).await else {
+            panic!("it stopped without a reason");
+        };
+        let said = error.to_string();
+        assert!(said.contains("restart this node"), "{said}");
+        drop(raft);
+        disk.fails_to_name.store(false, Ordering::Relaxed);
+        let raft = start(&disk, home.path());
+        assert_eq!(write(&raft, 10).await, 2);
+        raft.take_snapshot().await.unwrap();
         raft.shutdown().await.unwrap();
     });
 }

@@ -226,12 +226,58 @@ pub(super) enum LogCommand {
     Dump {
         /// The data directory.
         dir: PathBuf,
+        /// What to print of it.
+        #[command(flatten)]
+        filter: DumpFilter,
     },
     /// Check everything the log holds.
     Verify {
         /// The data directory.
         dir: PathBuf,
     },
+    /// Put in order what needs no guess: a torn end, a lost copy of what a batch is. The server must
+    /// be stopped. A copy of the log is kept. Says what it would do, unless --yes is given.
+    Repair {
+        /// The data directory.
+        dir: PathBuf,
+        /// Do it.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Which records a dump shows; all conditions must hold.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct DumpFilter {
+    /// The first index.
+    #[arg(long)]
+    pub(super) from: Option<u64>,
+    /// The last index.
+    #[arg(long)]
+    pub(super) to: Option<u64>,
+    /// Of this term only.
+    #[arg(long)]
+    pub(super) term: Option<u64>,
+    /// In the segment with this number only.
+    #[arg(long)]
+    pub(super) segment: Option<u64>,
+    /// Of this kind only.
+    #[arg(long, value_enum)]
+    pub(super) kind: Option<RecordKind>,
+    /// Print one record a line, as JSON with `-w json`, and nothing else.
+    #[arg(long)]
+    pub(super) lines: bool,
+}
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum RecordKind {
+    /// The first entry of a leader's term.
+    Noop,
+    /// A command of the state machine.
+    Command,
+    /// A membership of the cluster.
+    Membership,
 }
 
 #[derive(Debug, Args)]

@@ -105,7 +105,9 @@ pub enum SnapshotError {
     #[error("a snapshot is being received; finish or drop its receiver first")]
     ReceiverInUse,
     /// An earlier operation failed. What it was to make durable is unknown.
-    #[error("an earlier write of the snapshot store failed; open the store again")]
+    #[error(
+        "an earlier write of the snapshot store failed, and nobody knows what of it is durable; restart this node and check its disk"
+    )]
     Poisoned,
 }
 

@@ -174,6 +174,13 @@ impl SnapshotStore {
         Ok(Some((part, file.layout.total_bytes())))
     }
 
+    /// Whether a failed write has left names in doubt, so that nothing can be stored any more until
+    /// the store is opened again: as after any failed fsync, the node is to stop.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.shared.check_names().is_err()
+    }
+
     /// The state machine's bytes of a stored snapshot.
     ///
     /// # Errors
@@ -273,6 +280,10 @@ impl Shared {
             .vfs
             .rename(from, &path)
             .map_err(|source| SnapshotError::file("rename to", &path, source));
+        if renamed.as_ref().is_err_and(SnapshotError::is_disk_full) {
+            // A rename is made or it is not: this one was not, and may be tried again.
+            return renamed;
+        }
         let named = if is_planted(Mutant::SnapshotNameNotSynced) {
             renamed
         } else {

@@ -124,6 +124,12 @@ pub trait VfsFile: Send + Sync + fmt::Debug {
         Ok(Written::ToCache)
     }
 
+    /// Drops what the page cache holds of a range that is durable, if the file system can, so that
+    /// the next read comes from the medium. It may do nothing.
+    fn drop_cached(&self, offset: u64, length: u64) {
+        let _ = (offset, length);
+    }
+
     /// Makes the written bytes durable (fdatasync).
     ///
     /// # Errors

@@ -2,12 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{Advice, FlockOperation, OFlags, fadvise, flock};
 
 use super::map::FileMap;
 use super::{
@@ -153,6 +154,11 @@ impl VfsFile for RealFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn drop_cached(&self, offset: u64, length: u64) {
+        // Advice: a read that comes from the cache after all is no error.
+        let _ = fadvise(&self.0, offset, NonZeroU64::new(length), Advice::DontNeed);
     }
 
     fn content(&self, writers: Writers) -> io::Result<Content> {

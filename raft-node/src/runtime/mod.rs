@@ -6,6 +6,7 @@ mod greeting;
 mod log_writer;
 mod node_thread;
 mod reader;
+mod scrubber;
 mod snapshotter;
 mod workers;
 
@@ -173,6 +174,7 @@ impl Life {
             apply_on: self.config.apply_on,
             stop: self.stop.clone(),
             recorder: Arc::clone(&self.recorder),
+            scrub_bytes_per_second: self.config.scrub_bytes_per_second,
         };
         let outcome = match Workers::start(parts, &mut threads) {
             Ok(workers) => {
@@ -189,6 +191,7 @@ impl Life {
                     reader: workers.reader,
                     snapshotter: workers.snapshotter,
                     applier: workers.applier,
+                    _scrubber: workers.scrubber,
                     join_peers: self.config.start.join_peers(),
                 };
                 node.run().await

@@ -56,6 +56,8 @@ pub(super) struct NodeThread {
     pub(super) reader: Sender<LogReadRequest>,
     pub(super) snapshotter: Sender<SnapshotJob>,
     pub(super) applier: Applier,
+    /// Ends the scrub thread when it is dropped.
+    pub(super) _scrubber: Sender<()>,
     /// Whom to dial while the log does not name this node.
     pub(super) join_peers: Vec<(NodeId, String)>,
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::{Sender, unbounded};
-use raft_log::{Log, SnapshotStore};
+use crossbeam_channel::{Sender, bounded, unbounded};
+use raft_log::{Log, Scrubber, SnapshotStore};
 use raft_proto::NodeId;
 
 use super::applier::{self, Applier, Restorer};
 use super::log_writer::{LogWriter, WriteJob};
+use super::scrubber::ScrubThread;
 use super::{reader, snapshotter};
 use crate::config::ApplyOn;
 use crate::driver::{LogReadRequest, SnapshotJob};
@@ -27,6 +28,8 @@ pub(super) struct WorkerParts {
     pub(super) apply_on: ApplyOn,
     pub(super) stop: StopFlag,
     pub(super) recorder: Arc<Recorder>,
+    /// 0 for none.
+    pub(super) scrub_bytes_per_second: u64,
 }
 
 /// The ends of their channels: a thread ends once its own is gone.
@@ -35,6 +38,8 @@ pub(super) struct Workers {
     pub(super) reader: Sender<LogReadRequest>,
     pub(super) snapshotter: Sender<SnapshotJob>,
     pub(super) applier: Applier,
+    /// Nothing is sent; it ends with this.
+    pub(super) scrubber: Sender<()>,
 }
 
 impl Workers {
@@ -46,6 +51,13 @@ impl Workers {
         let (log_reader, notices) = (parts.log.reader(), inbox());
         let read = move || reader::run(node, &log_reader, &requests, &notices);
 
+        let scrub = ScrubThread {
+            node,
+            scrubber: Scrubber::new(&parts.log.reader(), parts.snapshots.clone()),
+            bytes_per_second: parts.scrub_bytes_per_second,
+            recorder: Arc::clone(&parts.recorder),
+        };
+        let (scrubber, stopped) = bounded(0);
         let (writer, jobs) = unbounded();
         let log_writer = LogWriter {
             log: parts.log,
@@ -64,6 +76,9 @@ impl Workers {
             snapshots: parts.snapshots,
             stop: parts.stop,
         };
+        if scrub.bytes_per_second > 0 {
+            threads.start("scrubber", Box::new(move || scrub.run(&stopped)))?;
+        }
         threads.start("reader", Box::new(read))?;
         threads.start("writer", Box::new(move || log_writer.run()))?;
         threads.start("snapshotter", Box::new(snapshot))?;
@@ -86,6 +101,7 @@ impl Workers {
             reader,
             snapshotter,
             applier,
+            scrubber,
         })
     }
 }

@@ -243,6 +243,16 @@ fn damage(page: &mut Page, raft: &Metrics) {
         "1 while the node counts for nothing, because it does not know what it has promised.",
         u64::from(raft.is_uncounted),
     );
+    page.counter(
+        "raft_scrub_bytes_total",
+        "Bytes of sealed segments and snapshots that were read to find rot.",
+        raft.scrubbed_bytes,
+    );
+    page.counter(
+        "raft_scrub_findings_total",
+        "Damage that was found so.",
+        raft.scrub_findings,
+    );
 }
 
 fn group(page: &mut Page, status: &Status) {

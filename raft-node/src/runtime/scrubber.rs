@@ -1,0 +1,63 @@
+//! The scrub thread: looks for rot at a bounded speed, so that nothing else waits for the disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use raft_log::{FileError, ScrubStep, Scrubber};
+use raft_proto::NodeId;
+
+use crate::metrics::Recorder;
+
+/// How often it reads.
+const STEPS_PER_SECOND: u64 = 10;
+/// The wait after a pass, so that an empty store is not looked through all the time.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// What it works with.
+pub(super) struct ScrubThread {
+    pub(super) node: NodeId,
+    pub(super) scrubber: Scrubber,
+    pub(super) bytes_per_second: u64,
+    pub(super) recorder: Arc<Recorder>,
+}
+
+impl ScrubThread {
+    /// Runs until the sender is gone.
+    pub(super) fn run(mut self, stopped: &Receiver<()>) {
+        let budget = self.bytes_per_second / STEPS_PER_SECOND;
+        let mut wait = Duration::ZERO;
+        loop {
+            match stopped.recv_timeout(wait) {
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let step = self.scrubber.step(budget);
+            wait = self.take(step);
+        }
+    }
+
+    /// Tells what was found, and how long to wait so that the speed is kept.
+    fn take(&self, step: Result<ScrubStep, FileError>) -> Duration {
+        let node = self.node.0;
+        match step {
+            Ok(step) => {
+                self.recorder.scrubbed_bytes.add(step.read_bytes);
+                self.recorder.scrub_findings.add(step.findings.len() as u64);
+                for finding in &step.findings {
+                    tracing::error!(node, %finding, "the disk has lost what was written; check it");
+                }
+                if step.pass_ended {
+                    return PAUSE;
+                }
+                // The rate is at least one byte a second, says the configuration.
+                let nanoseconds = step.read_bytes.saturating_mul(1_000_000_000);
+                Duration::from_nanos(nanoseconds / self.bytes_per_second.max(1))
+            }
+            Err(error) => {
+                tracing::warn!(node, %error, "a scrub was refused; it goes on behind it");
+                PAUSE
+            }
+        }
+    }
+}
