@@ -241,7 +241,7 @@ pub(super) enum LogCommand {
         /// The data directory.
         dir: PathBuf,
         /// Do it.
-        #[arg(long)]
+        #[arg(long = "yes")]
         yes: bool,
     },
 }

@@ -18,6 +18,18 @@ pub(super) struct Greeter {
 }
 
 impl Greeter {
+    /// Greets for a member of this membership.
+    pub(super) fn new(responder: FormedResponder, link: Link, membership: &Membership) -> Self {
+        let mut greeter = Self {
+            responder,
+            link,
+            membership: membership.clone(),
+            leader: None,
+        };
+        greeter.set_membership(membership);
+        greeter
+    }
+
     /// Handles what concerns forming; returns what the driver has to handle.
     pub(super) fn intercept(&self, transport: &dyn Transport, input: Input) -> Option<Input> {
         match &input {

@@ -157,13 +157,7 @@ impl Life {
             .map_err(|error| FatalError::Core(error.to_string()))?;
         self.check_voters(&responder, &core)?;
 
-        let mut greeter = Greeter {
-            responder,
-            link: link.clone(),
-            membership: core.membership().clone(),
-            leader: None,
-        };
-        greeter.set_membership(core.membership());
+        let greeter = Greeter::new(responder, link.clone(), core.membership());
         greeter.hand_out_to_all(transport.as_ref());
         link.repeat_peers();
         let mut threads = Threads::new(self.config.core.id, &self.inbox);
