@@ -241,8 +241,9 @@ fn note_unknown_end(chain: &mut Chain, replay: &mut Replay) {
     {
         state.log_end = LogEnd::Unknown(reason);
     }
-    // What lies behind the known prefix, or in a seal, may name a newer one.
-    if state.log_end != LogEnd::Known {
+    // What lies behind the known prefix, or in a seal, may name a newer one. An open that has met
+    // this before has written it down.
+    if chain.unknown.is_some() {
         state.hard_state = newer_hard_state(state.hard_state, chain.hard_state);
     }
 }

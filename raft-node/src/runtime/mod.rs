@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Instant;
 
 use raft_core::{RaftCore, SnapshotContent};
-use raft_log::{DataDir, LogEnd};
+use raft_log::{DataDir, Log, LogEnd, SnapshotStore};
 use raft_proto::{ClusterId, LogPosition, Versions};
 use tokio::sync::watch;
 use tokio::task::yield_now;
@@ -161,15 +161,7 @@ impl Life {
         greeter.hand_out_to_all(transport.as_ref());
         link.repeat_peers();
         let mut threads = Threads::new(self.config.core.id, &self.inbox);
-        let parts = WorkerParts {
-            log: opened.log,
-            snapshots: opened.snapshots,
-            machine,
-            apply_on: self.config.apply_on,
-            stop: self.stop.clone(),
-            recorder: Arc::clone(&self.recorder),
-            scrub_bytes_per_second: self.config.scrub_bytes_per_second,
-        };
+        let parts = self.worker_parts(opened.log, opened.snapshots, machine);
         let outcome = match Workers::start(parts, &mut threads) {
             Ok(workers) => {
                 self.state.send_replace(NodeState::Running { cluster });
@@ -198,6 +190,23 @@ impl Life {
         match threads.join() {
             Ok(()) => outcome,
             Err(job) => outcome.and(Err(FatalError::Thread(job))),
+        }
+    }
+
+    fn worker_parts(
+        &self,
+        log: Log,
+        snapshots: SnapshotStore,
+        machine: Box<dyn StateMachine>,
+    ) -> WorkerParts {
+        WorkerParts {
+            log,
+            snapshots,
+            machine,
+            apply_on: self.config.apply_on,
+            stop: self.stop.clone(),
+            recorder: Arc::clone(&self.recorder),
+            scrub_bytes_per_second: self.config.scrub_bytes_per_second,
         }
     }
 
