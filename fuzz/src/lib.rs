@@ -6,3 +6,4 @@ pub mod flat;
 pub mod input;
 pub mod log_open;
 pub mod snapshot_file;
+pub mod wire_frame;
