@@ -41,6 +41,8 @@ pub struct Opened {
     pub newest: Option<SnapshotDescription>,
     /// What the log said of itself before the newest snapshot was taken into account.
     pub found: raft_log::Recovered,
+    /// Snapshots that could not be read any more, and were removed.
+    pub damaged_snapshots: Vec<LogPosition>,
 }
 
 /// Opens the log and the snapshots of a data directory, and installs the newest snapshot in the log
@@ -101,9 +103,11 @@ pub fn open(
     }
     recovered.missing = holes_behind(&recovered, &found.missing);
     check_alone(directory.node(), &recovered, &found)?;
-    for position in damaged {
+    for position in &damaged {
         // Another one may take its name.
-        snapshots.remove_damaged(position).map_err(snapshot_error)?;
+        snapshots
+            .remove_damaged(*position)
+            .map_err(snapshot_error)?;
     }
     Ok(Opened {
         log,
@@ -111,6 +115,7 @@ pub fn open(
         snapshots,
         newest,
         found,
+        damaged_snapshots: damaged,
     })
 }
 

@@ -24,10 +24,12 @@ pub(super) fn started(facts: &mut Facts, node: NodeId, view: &StartView) -> Resu
         terms,
     };
     let known = facts.nodes.entry(node).or_default();
-    let is_covered = view.mark <= snapshot && known.snapshot <= snapshot;
+    let is_newest = known.snapshot <= snapshot;
+    let is_covered = view.mark <= snapshot;
     let is_expected = may_be_found(facts, node, &found, view.snapshot);
     let is_as_it_says = match view.standing {
-        Standing::Counted => is_covered && is_expected,
+        Standing::Counted => is_covered && is_newest && is_expected,
+        Standing::SnapshotOlder => is_covered && is_expected,
         Standing::SnapshotLost => is_expected,
         Standing::Uncounted => true,
     };

@@ -39,6 +39,9 @@ pub struct StartView {
 pub enum Standing {
     /// It has everything that it ever made durable, by index and term.
     Counted,
+    /// The same, but for snapshots that cannot be read any more; an older one and the log have what
+    /// they covered.
+    SnapshotOlder,
     /// The same, but for the snapshot that its log begins with.
     SnapshotLost,
     /// It does not know what it lacks: it counts for nothing until it holds what others do.

@@ -112,6 +112,7 @@ impl Cluster {
         let started = entry.start(self.now, self.cluster_id, &self.options, machine);
         entry.disk.calm();
         let life = entry.life;
+        let lost_snapshots = entry.trouble.lost_snapshots;
         if started.is_ok() && entry.trouble.dropped_torn {
             self.tally.mark(Mark::TornBatchDropped);
         }
@@ -123,7 +124,11 @@ impl Cluster {
         if lost_from.is_some_and(|first| recovered.last.index < first) {
             self.tally.mark(Mark::AcknowledgedForgotten);
         }
-        let checked = self.checker.started(node, &start_view(&recovered));
+        let mut view = start_view(&recovered);
+        if view.standing == Standing::Counted && lost_snapshots {
+            view.standing = Standing::SnapshotOlder;
+        }
+        let checked = self.checker.started(node, &view);
         checked.unwrap_or_else(|violation| panic!("{violation}"));
         self.forget_applied(node);
         let is_lost = recovered.snapshot_content == SnapshotContent::Lost;

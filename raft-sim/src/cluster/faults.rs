@@ -43,6 +43,8 @@ pub(super) struct Trouble {
     pub(super) loses_write: bool,
     /// The last recovery dropped a torn batch.
     pub(super) dropped_torn: bool,
+    /// The last recovery met snapshots that could not be read.
+    pub(super) lost_snapshots: bool,
 }
 
 impl Cluster {

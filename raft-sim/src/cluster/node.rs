@@ -154,6 +154,7 @@ impl Node {
         }
         self.life += 1;
         self.trouble.dropped_torn = opened.found.dropped_torn.is_some();
+        self.trouble.lost_snapshots = !opened.damaged_snapshots.is_empty();
         let boot = directory.boot();
         let incarnation = directory.incarnation();
         let recovered = opened.recovered;
