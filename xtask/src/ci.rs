@@ -11,7 +11,7 @@ const UNPUBLISHED: [&str; 3] = ["xtask", "benches", "raft-chaos"];
 const CI_SEEDS: u64 = 1_000;
 
 /// The same with the service.
-const CI_SEEDS_KV: u64 = 300;
+const CI_SEEDS_KV: u64 = 500;
 
 /// The service's part of the simulator, which a build of the server does not have.
 const SIMULATION: &str = "raft-kv/simulation";
