@@ -191,6 +191,29 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_may_be_durable_ahead_of_a_truncation_but_the_entries_it_covers_must_have_been() {
+        let truncation = LogWrite {
+            hard_state: Some(in_term(3)),
+            truncate_from: Some(LogIndex(3)),
+            ..LogWrite::default()
+        };
+        for (mark, terms, is_fine) in [(2, vec![2], true), (3, vec![], false)] {
+            let mut world = World::three_committed();
+            let under_way = vec![change(&truncation), LogChange::Compact(at(2, 2))];
+            world.checker.snapshot_stored(NodeId(1), at(2, 2)).unwrap();
+            world.checker.stopped(NodeId(1), under_way);
+            let hard_state = world.checker.hard_state(NodeId(1));
+            let view = StartView {
+                mark: LogIndex(mark),
+                snapshot: Some(at(2, 2)),
+                ..start(hard_state, terms.into_iter().map(Term).collect())
+            };
+            let outcome = world.checker.started(NodeId(1), &view);
+            assert_eq!(outcome.is_ok(), is_fine, "{mark}: {outcome:?}");
+        }
+    }
+
+    #[test]
     fn an_installation_replaces_a_log_that_ends_or_differs_before_it() {
         let mut world = World::three_committed();
         let early = world.install(3, at(3, 2)).unwrap_err();
