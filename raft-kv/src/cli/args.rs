@@ -241,7 +241,7 @@ pub(super) enum LogCommand {
         /// The data directory.
         dir: PathBuf,
         /// Do it.
-        #[arg(long = "yes")]
+        #[arg(long = "yes", env = "RAFT_KV_REPAIR_YES")]
         yes: bool,
     },
 }
@@ -250,22 +250,22 @@ pub(super) enum LogCommand {
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct DumpFilter {
     /// The first index.
-    #[arg(long)]
+    #[arg(long, env = "RAFT_KV_DUMP_FROM")]
     pub(super) from: Option<u64>,
     /// The last index.
-    #[arg(long)]
+    #[arg(long, env = "RAFT_KV_DUMP_TO")]
     pub(super) to: Option<u64>,
     /// Of this term only.
-    #[arg(long)]
+    #[arg(long, env = "RAFT_KV_DUMP_TERM")]
     pub(super) term: Option<u64>,
     /// In the segment with this number only.
-    #[arg(long)]
+    #[arg(long, env = "RAFT_KV_DUMP_SEGMENT")]
     pub(super) segment: Option<u64>,
     /// Of this kind only.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, env = "RAFT_KV_DUMP_KIND")]
     pub(super) kind: Option<RecordKind>,
     /// Print one record a line, as JSON with `-w json`, and nothing else.
-    #[arg(long)]
+    #[arg(long, env = "RAFT_KV_DUMP_LINES")]
     pub(super) lines: bool,
 }
 
