@@ -106,7 +106,7 @@ async fn a_full_disk_refuses_writes_serves_reads_and_goes_on_when_there_is_room(
         refusal.is_unknown() || refusal.to_string().contains("disk"),
         "{refusal}"
     );
-    let told = refused(&mut cluster.command(&["put", "k", "v", "--timeout=500ms"])).message;
+    let told = refused(&mut cluster.command(&["put", "k", "v", "--timeout=5s"])).message;
     assert!(told.contains("disk is full"), "{told}");
     wait_for_log(&cluster, 1, "writes wait for room on the disk");
     for key in &taken {
