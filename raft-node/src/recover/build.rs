@@ -5,8 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use raft_core::SnapshotContent;
 use raft_log::vfs::Vfs;
-use raft_log::{DataDir, Log, LogIdentity, LogOptions, LogReader, LogWrite, SnapshotStore};
+use raft_log::{
+    DataDir, Log, LogIdentity, LogOptions, LogReader, LogWrite, OnDamage, SnapshotStore,
+};
 use raft_proto::{
     ClusterId, Entry, EntryKind, GroupId, HardState, Incarnation, LogPosition, Member, Membership,
     SnapshotDescription,
@@ -14,6 +17,7 @@ use raft_proto::{
 
 use super::swap::build_name;
 use super::{RecoverError, RecoverPlan, Survey, open_directory};
+use crate::error::FatalError;
 use crate::formation::{FORMATION_RECORD, FormedResponder};
 use crate::restore;
 use crate::startup::{self, Opened};
@@ -42,6 +46,28 @@ struct Newborn {
     first_entry: Bytes,
 }
 
+/// A node that starts on a damaged log gets back from its peers what is lost. A survivor has none, and
+/// a new cluster must not be made of what happens to be left.
+fn refuse_damage(
+    directory: &DataDir,
+    cluster: ClusterId,
+    options: LogOptions,
+) -> Result<(), FatalError> {
+    let identity = LogIdentity {
+        cluster,
+        node: directory.node(),
+        incarnation: directory.incarnation(),
+        group: GroupId(0),
+    };
+    let options = LogOptions {
+        on_damage: OnDamage::Refuse,
+        ..options
+    };
+    let opened = Log::open(directory, identity, options);
+    opened.map_err(|error| FatalError::OpenLog(Arc::new(error)))?;
+    Ok(())
+}
+
 impl Source {
     pub(super) fn open(
         vfs: &Arc<dyn Vfs>,
@@ -58,10 +84,16 @@ impl Source {
         let responder = record.as_deref().map(FormedResponder::from_record);
         let responder = responder.transpose()?.flatten().ok_or_else(no_member)?;
         let cluster = responder.cluster();
-        let opened = startup::open(&directory, cluster, options)
-            .map_err(|error| RecoverError::Source(Box::new(error)))?;
+        let source = |error| RecoverError::Source(Box::new(error));
+        refuse_damage(&directory, cluster, options).map_err(source)?;
+        let opened = startup::open(&directory, cluster, options).map_err(source)?;
         if opened.recovered.last == LogPosition::ZERO {
             return Err(no_member());
+        }
+        if let (SnapshotContent::Lost, Some(mark)) =
+            (opened.recovered.snapshot_content, opened.recovered.snapshot)
+        {
+            return Err(source(FatalError::MissingSnapshot { mark, newest: None }));
         }
         Ok(Self {
             directory,

@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_page_must_exist_and_keep_what_it_must_name() {
-        let tree = Tree::of(&[("raft-log/src/a.rs", "const VERSION: u32 = 1;")]);
+        let tree = Tree::of(&[("raft-log/src/a.rs", "const SEGMENT_VERSION: u32 = 1;")]);
         let mut problems = Vec::new();
         check(&tree, &mut problems);
         assert_eq!(
@@ -297,14 +297,14 @@ mod tests {
             "docs/WAL_FORMAT.md:1: does not exist"
         );
         let tree = Tree::of(&[
-            ("raft-log/src/a.rs", "const VERSION: u32 = 1;"),
-            ("docs/WAL_FORMAT.md", "`VERSION = 1`"),
+            ("raft-log/src/a.rs", "const SEGMENT_VERSION: u32 = 1;"),
+            ("docs/WAL_FORMAT.md", "`SEGMENT_VERSION = 1`"),
             ("docs/SNAPSHOT_FORMAT.md", ""),
         ]);
         problems.clear();
         check(&tree, &mut problems);
-        // All but the version are gone from the code.
-        assert_eq!(problems.len(), 5);
+        // All but that version are gone from the code.
+        assert_eq!(problems.len(), 6);
     }
 
     #[test]
