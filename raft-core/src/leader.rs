@@ -274,7 +274,8 @@ impl RaftCore {
     /// leader cut off from its quorum would mislead clients and, for those who still hear it,
     /// hold off the election that the others need. So would one whose disk hangs: it is no holder
     /// of anything new, so it must reach a quorum without itself. If it does not, it cannot hand
-    /// over either (D11).
+    /// over either (D11). A node that is a quorum by itself has nobody to make room for: its reads
+    /// go on.
     fn has_quorum_contact(&self) -> bool {
         let RoleState::Leader(leader) = &self.role else {
             return false;
@@ -284,11 +285,13 @@ impl RaftCore {
         }
         let now = self.now;
         let me = self.config.id;
-        let heard = self.members.quorum().reached(|id| {
+        let quorum = self.members.quorum();
+        let is_quorum_alone = quorum.reached(|id| u64::from(id == me)) == 1;
+        let heard = quorum.reached(|id| {
             if id == me {
                 return match self.disk {
-                    Disk::Working | Disk::Full | Disk::Failed => now.0,
-                    Disk::Stalled => 0,
+                    Disk::Stalled if !is_quorum_alone => 0,
+                    Disk::Working | Disk::Full | Disk::Failed | Disk::Stalled => now.0,
                 };
             }
             let counted = leader.peers.get(&id);
