@@ -20,9 +20,12 @@ use raft_node::{
 };
 use raft_proto::NodeId;
 
+#[path = "support/patience.rs"]
+mod patience;
+
+use patience::run;
+
 const ID: NodeId = NodeId(1);
-/// Generous: it only ends a test that hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Counts its commands.
 #[derive(Default)]
@@ -144,15 +147,6 @@ async fn write(raft: &Raft, bytes: usize) -> u64 {
 
 fn number(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(bytes.try_into().unwrap())
-}
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let ended = runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await });
-    ended.expect("the test hangs");
 }
 
 #[test]

@@ -23,8 +23,14 @@ use raft_node::{
 use raft_proto::NodeId;
 use tempfile::TempDir;
 
-/// Generous: it only ends a test that hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+#[path = "support/leader.rs"]
+mod leader;
+#[path = "support/patience.rs"]
+mod patience;
+
+use leader::leader;
+use patience::run;
+
 const POLL: Duration = Duration::from_millis(2);
 
 /// Counts its commands.
@@ -173,15 +179,7 @@ impl Group {
     }
 
     async fn leader(&self) -> u64 {
-        loop {
-            for (id, node) in &self.nodes {
-                let status = node.status().await;
-                if status.is_some_and(|status| status.role == Role::Leader) {
-                    return *id;
-                }
-            }
-            tokio::time::sleep(POLL).await;
-        }
+        leader(&self.nodes).await
     }
 
     /// Writes until one is acknowledged. Returns how many may count besides.
@@ -222,15 +220,6 @@ impl Group {
         let after = node.propose(Bytes::from_static(b"x")).await;
         assert_eq!(after.unwrap_err(), ProposeError::ShutDown);
     }
-}
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let ended = runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await });
-    ended.expect("the test hangs");
 }
 
 #[test]

@@ -21,8 +21,14 @@ use raft_proto::NodeId;
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
-/// Generous: it only ends a test that hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+#[path = "support/leader.rs"]
+mod leader;
+#[path = "support/patience.rs"]
+mod patience;
+
+use leader::leader;
+use patience::run;
+
 const POLL: Duration = Duration::from_millis(5);
 
 /// Whether restores come to an end, and whether one has begun.
@@ -125,15 +131,7 @@ impl Group {
     }
 
     async fn leader(&self) -> u64 {
-        loop {
-            for (id, node) in &self.nodes {
-                let status = node.status().await;
-                if status.is_some_and(|status| status.role == Role::Leader) {
-                    return *id;
-                }
-            }
-            tokio::time::sleep(POLL).await;
-        }
+        leader(&self.nodes).await
     }
 
     async fn write(&self) {
@@ -150,15 +148,6 @@ impl Group {
     async fn stop(&mut self, id: u64) {
         self.nodes.remove(&id).unwrap().shutdown().await.unwrap();
     }
-}
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let ended = runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await });
-    ended.expect("the test hangs");
 }
 
 #[test]

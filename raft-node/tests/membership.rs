@@ -23,10 +23,16 @@ use raft_proto::{Member, Membership, NodeId, Promotion};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 
+#[path = "support/leader.rs"]
+mod leader;
+#[path = "support/patience.rs"]
+mod patience;
+
+use leader::leader;
+use patience::run;
+
 /// Between two looks at something that takes a while.
 const POLL: Duration = Duration::from_millis(2);
-/// Generous: it only ends a test that hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Takes each command once, however often it is proposed, and remembers them in order.
 #[derive(Default)]
@@ -178,15 +184,7 @@ impl Group {
     }
 
     async fn leader(&self) -> u64 {
-        loop {
-            for (id, node) in &self.nodes {
-                let status = node.status().await;
-                if status.is_some_and(|status| status.role == Role::Leader) {
-                    return *id;
-                }
-            }
-            tokio::task::yield_now().await;
-        }
+        leader(&self.nodes).await
     }
 
     /// Starts a node that waits to be added.
@@ -283,15 +281,6 @@ fn on_both<T: Future<Output = ()>>(test: impl Fn(Carrier) -> T) {
     for carrier in [Carrier::Memory, Carrier::Quic] {
         run(test(carrier));
     }
-}
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let ended = runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await });
-    ended.expect("the test hangs");
 }
 
 #[test]

@@ -18,33 +18,13 @@ use raft_node::{
 };
 use raft_proto::{Incarnation, Member, NodeId, Promotion};
 
-/// Generous: it only ends a test that hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+#[path = "support/journal.rs"]
+mod journal;
+#[path = "support/patience.rs"]
+mod patience;
 
-/// Remembers every command, in order, separated by a space.
-#[derive(Default)]
-struct Journal(Vec<u8>);
-
-impl SmallState for Journal {
-    fn apply(&mut self, applied: Applied<'_>) -> Bytes {
-        self.0.extend_from_slice(applied.command);
-        self.0.push(b' ');
-        applied.command.clone()
-    }
-
-    fn query(&mut self, _query: &Bytes) -> Bytes {
-        Bytes::copy_from_slice(&self.0)
-    }
-
-    fn save(&self) -> Bytes {
-        Bytes::copy_from_slice(&self.0)
-    }
-
-    fn load(&mut self, saved: &[u8]) -> std::io::Result<()> {
-        self.0 = saved.to_vec();
-        Ok(())
-    }
-}
+use journal::Journal;
+use patience::run;
 
 fn start(network: &MemoryNetwork, home: &Path, mut config: RaftConfig) -> Raft {
     let node = config.core.id;
@@ -112,15 +92,6 @@ async fn add(nodes: &[Raft], id: u64) {
             Err(_) => tokio::task::yield_now().await,
         }
     }
-}
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let ended = runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await });
-    ended.expect("the test hangs");
 }
 
 #[test]

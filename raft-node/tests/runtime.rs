@@ -21,33 +21,13 @@ use raft_proto::NodeId;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-/// Generous: it only ends a test that hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+#[path = "support/journal.rs"]
+mod journal;
+#[path = "support/patience.rs"]
+mod patience;
 
-/// Remembers every command, in order, separated by a space.
-#[derive(Default)]
-struct Journal(Vec<u8>);
-
-impl SmallState for Journal {
-    fn apply(&mut self, applied: Applied<'_>) -> Bytes {
-        self.0.extend_from_slice(applied.command);
-        self.0.push(b' ');
-        Bytes::copy_from_slice(applied.command)
-    }
-
-    fn query(&mut self, _query: &Bytes) -> Bytes {
-        Bytes::copy_from_slice(&self.0)
-    }
-
-    fn save(&self) -> Bytes {
-        Bytes::copy_from_slice(&self.0)
-    }
-
-    fn load(&mut self, saved: &[u8]) -> std::io::Result<()> {
-        self.0 = saved.to_vec();
-        Ok(())
-    }
-}
+use journal::Journal;
+use patience::run;
 
 struct Group {
     network: MemoryNetwork,
@@ -144,15 +124,6 @@ fn start_node(network: &MemoryNetwork, path: &Path, id: u64, size: u64, apply_on
         transport: network.transport(NodeId(id)),
     };
     Raft::start(config, parts).unwrap()
-}
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let ended = runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await });
-    ended.expect("the test hangs");
 }
 
 #[test]

@@ -5,26 +5,10 @@ use raft_node::{Applied, Small, SmallState};
 use raft_proto::NodeId;
 use raft_sim::{ClockOptions, Cluster, ClusterOptions, LinkOptions, TraceDepth};
 
-/// Remembers nothing.
-struct Echo;
+#[path = "support/echo.rs"]
+mod echo;
 
-impl SmallState for Echo {
-    fn apply(&mut self, applied: Applied<'_>) -> Bytes {
-        applied.command.clone()
-    }
-
-    fn query(&mut self, query: &Bytes) -> Bytes {
-        query.clone()
-    }
-
-    fn save(&self) -> Bytes {
-        Bytes::new()
-    }
-
-    fn load(&mut self, _saved: &[u8]) -> std::io::Result<()> {
-        Ok(())
-    }
-}
+use echo::Echo;
 
 /// What a run leaves: hash, number of records, commands applied.
 type Outcome = (u64, u64, usize);

@@ -14,6 +14,11 @@ use raft_node::{Applied, ChangeSafety, MembershipChange, Small, SmallState, Snap
 use raft_proto::{LogIndex, Membership, NodeId, Promotion};
 use raft_sim::{Cluster, ClusterOptions, LinkOptions, Random, SimClient, Stream, Time};
 
+#[path = "support/echo.rs"]
+mod echo;
+
+use echo::Echo;
+
 /// Seeds in an ordinary run.
 const SEEDS: u64 = 30;
 /// Initial voters; all of them are replaced.
@@ -24,27 +29,6 @@ const REPLACEMENTS: u64 = 4;
 const TROUBLE_MS: u64 = 40_000;
 /// How soon a replacement must be over in peace, in milliseconds.
 const PEACE_MS: u64 = 20_000;
-
-/// Answers a command with itself. What was applied, and in which order, the world knows.
-struct Echo;
-
-impl SmallState for Echo {
-    fn apply(&mut self, applied: Applied<'_>) -> Bytes {
-        Bytes::copy_from_slice(applied.command)
-    }
-
-    fn query(&mut self, query: &Bytes) -> Bytes {
-        query.clone()
-    }
-
-    fn save(&self) -> Bytes {
-        Bytes::new()
-    }
-
-    fn load(&mut self, _saved: &[u8]) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 /// Proposes numbered commands for ever, each until somebody confirms it.
 async fn play(client: SimClient, nodes: Vec<NodeId>, confirmed: Rc<RefCell<Vec<Bytes>>>) {

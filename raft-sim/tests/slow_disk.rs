@@ -6,27 +6,12 @@ use raft_node::{Applied, Small, SmallState};
 use raft_proto::{NodeId, Term};
 use raft_sim::{Cluster, ClusterOptions, Latency, ProcessOptions};
 
+#[path = "support/echo.rs"]
+mod echo;
+
+use echo::Echo;
+
 const SEEDS: u64 = 5;
-
-struct Echo;
-
-impl SmallState for Echo {
-    fn apply(&mut self, applied: Applied<'_>) -> Bytes {
-        applied.command.clone()
-    }
-
-    fn query(&mut self, query: &Bytes) -> Bytes {
-        query.clone()
-    }
-
-    fn save(&self) -> Bytes {
-        Bytes::new()
-    }
-
-    fn load(&mut self, _saved: &[u8]) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 /// A cluster with a leader, and clients that write all the time.
 fn cluster(seed: u64) -> Cluster {

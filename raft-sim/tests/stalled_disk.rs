@@ -5,28 +5,13 @@ use raft_node::{Applied, Small, SmallState};
 use raft_proto::NodeId;
 use raft_sim::{Cluster, ClusterOptions};
 
+#[path = "support/echo.rs"]
+mod echo;
+
+use echo::Echo;
+
 /// How soon somebody else must lead and commit, in milliseconds.
 const SOON_MS: u64 = 10_000;
-
-struct Echo;
-
-impl SmallState for Echo {
-    fn apply(&mut self, applied: Applied<'_>) -> Bytes {
-        Bytes::copy_from_slice(applied.command)
-    }
-
-    fn query(&mut self, query: &Bytes) -> Bytes {
-        query.clone()
-    }
-
-    fn save(&self) -> Bytes {
-        Bytes::new()
-    }
-
-    fn load(&mut self, _saved: &[u8]) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 /// The leader's disk hangs, and then one of the others restarts: the leader cannot note the new boot,
 /// so it does not let it in, never hears that it is ahead, and could not hand over to it. Its

@@ -11,13 +11,19 @@ use raft_node::{
     Applied, ApplyOn, FetchProgress, MemoryNetwork, NodeState, Parts, Raft, RaftConfig,
     ReadConsistency, Small, SmallState, SnapshotPolicy, Status, TransportBuilder,
 };
-use raft_proto::NodeId;
+use raft_proto::{LogIndex, NodeId};
 use tempfile::TempDir;
 
 use crate::toll::Toll;
 
-/// Generous: it only ends a test that hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+#[path = "../support/leader.rs"]
+mod leader;
+#[path = "../support/patience.rs"]
+mod patience;
+
+use leader::leader;
+pub(crate) use patience::run;
+
 /// Between two looks at something that takes a while.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -155,15 +161,7 @@ impl Group {
     }
 
     pub(crate) async fn leader(&self) -> u64 {
-        loop {
-            for (id, node) in &self.nodes {
-                let status = node.status().await;
-                if status.is_some_and(|status| status.role == Role::Leader) {
-                    return *id;
-                }
-            }
-            tokio::time::sleep(POLL).await;
-        }
+        leader(&self.nodes).await
     }
 
     pub(crate) async fn follower(&self) -> u64 {
@@ -180,6 +178,13 @@ impl Group {
             {
                 return;
             }
+        }
+    }
+
+    /// Waits until a node has no entry up to this one any more.
+    pub(crate) async fn gives_up(&self, id: u64, index: LogIndex) {
+        while self.status(id).await.first_index <= index {
+            tokio::time::sleep(POLL).await;
         }
     }
 
@@ -211,13 +216,4 @@ impl Group {
             "{states:?}"
         );
     }
-}
-
-pub(crate) fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let ended = runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await });
-    ended.expect("the test hangs");
 }

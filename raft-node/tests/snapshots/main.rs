@@ -21,10 +21,13 @@ use raft_proto::LogIndex;
 use group::{Group, run};
 use toll::Toll;
 
+/// After so many entries a snapshot is taken.
+const SNAPSHOT_ENTRIES: u64 = 20;
+
 /// Nothing is kept behind a snapshot, and nobody is waited for.
 fn eager() -> SnapshotPolicy {
     SnapshotPolicy {
-        max_log_entries: 20,
+        max_log_entries: SNAPSHOT_ENTRIES,
         min_pause: Duration::ZERO,
         keep_entries: 0,
         max_retained_bytes: 0,
@@ -35,18 +38,33 @@ fn eager() -> SnapshotPolicy {
 /// Stops a follower, and lets the others go on until they have given up entries that it needs.
 /// Returns the follower.
 async fn leave_behind(group: &mut Group, fills: u64, bytes: u64) -> u64 {
-    let follower = group.follower().await;
-    let had = group.status(follower).await.last_index;
-    group.shut_down(follower).await;
-    for _ in 0..fills {
-        group.fill(bytes).await;
-    }
+    let (follower, had) = go_on_without_one(group, fills, bytes).await;
     for id in group.ids() {
         while group.status(id).await.first_index <= had.next() {
             group.fill(1).await;
         }
     }
     follower
+}
+
+/// The same, with one snapshot taken meanwhile, and no other one due.
+async fn leave_behind_one_snapshot(group: &mut Group) -> u64 {
+    let (follower, had) = go_on_without_one(group, SNAPSHOT_ENTRIES * 3 / 2, 80_000).await;
+    for id in group.ids() {
+        group.gives_up(id, had.next()).await;
+    }
+    follower
+}
+
+/// Stops a follower, and writes. Returns the follower and its last entry.
+async fn go_on_without_one(group: &mut Group, fills: u64, bytes: u64) -> (u64, LogIndex) {
+    let follower = group.follower().await;
+    let had = group.status(follower).await.last_index;
+    group.shut_down(follower).await;
+    for _ in 0..fills {
+        group.fill(bytes).await;
+    }
+    (follower, had)
 }
 
 #[test]
@@ -72,52 +90,75 @@ fn a_node_that_is_far_behind_gets_a_snapshot() {
 
 #[test]
 fn a_receiver_that_restarts_goes_on_where_it_was() {
-    // Another leader may offer another snapshot after the restart, and then that one is fetched.
-    let is_shown = (0..ATTEMPTS).any(|_| restart_a_receiver() == Leadership::Stayed);
-    assert!(is_shown, "no leader stays");
+    tried_until_shown(async || {
+        let toll = Toll::free();
+        let mut group = Group::start(ApplyOn::OwnThread, eager(), &toll).await;
+        let late = leave_behind_one_snapshot(&mut group).await;
+        toll.allow(800_000);
+        group.boot(late);
+        let fetching = group.fetched(late, 600_000).await;
+        group.shut_down(late).await;
+        toll.allow(u64::MAX);
+        group.boot(late);
+        ends_with(group, late, &fetching, &toll).await
+    });
+}
+
+#[test]
+fn a_sender_that_restarts_is_asked_for_the_rest() {
+    tried_until_shown(async || {
+        let toll = Toll::free();
+        let mut group = Group::start(ApplyOn::OwnThread, eager(), &toll).await;
+        let late = leave_behind_one_snapshot(&mut group).await;
+        toll.allow(800_000);
+        group.boot(late);
+        let fetching = group.fetched(late, 600_000).await;
+        group.shut_down(fetching.from.0).await;
+        toll.allow(u64::MAX);
+        group.boot(fetching.from.0);
+        ends_with(group, late, &fetching, &toll).await
+    });
 }
 
 /// How often a scenario is tried that a change of leaders spoils.
 const ATTEMPTS: usize = 10;
 
-/// Whether one node led from the start of a transfer to its end.
+/// Which snapshot a follower has installed in the end.
 #[derive(PartialEq)]
-enum Leadership {
-    Stayed,
-    Moved,
+enum Installed {
+    TheFirstOffered,
+    /// Another leader has offered another one, so that nothing is shown.
+    Another,
 }
 
-fn restart_a_receiver() -> Leadership {
-    let mut leadership = Leadership::Moved;
-    run(async {
-        let toll = Toll::free();
-        let mut group = Group::start(ApplyOn::OwnThread, eager(), &toll).await;
-        let late = leave_behind(&mut group, 30, 80_000).await;
-        toll.allow(800_000);
-        group.boot(late);
-        let fetching = group.fetched(late, 600_000).await;
-        let term = group.status(late).await.term;
-        group.shut_down(late).await;
-        toll.allow(u64::MAX);
-        group.boot(late);
-        group.agree().await;
-        let status = group.status(late).await;
-        assert!(status.snapshots.installed >= 1);
-        if status.term == term {
-            check_fetched_once(&toll, &fetching);
-            leadership = Leadership::Stayed;
-        }
-        group.stop().await;
+fn tried_until_shown(scenario: impl AsyncFn() -> Installed) {
+    let is_shown = (0..ATTEMPTS).any(|_| {
+        let mut installed = Installed::Another;
+        run(async { installed = scenario().await });
+        installed == Installed::TheFirstOffered
     });
-    leadership
+    assert!(is_shown, "leaders change all the time");
+}
+
+/// Waits for the end of a transfer that was interrupted, and checks what of it passed.
+async fn ends_with(group: Group, late: u64, fetching: &FetchProgress, toll: &Toll) -> Installed {
+    group.agree().await;
+    let snapshots = group.status(late).await.snapshots;
+    assert!(snapshots.installed >= 1, "{snapshots:?}");
+    group.stop().await;
+    let newest = snapshots.newest.map(|newest| newest.last_included);
+    if newest != Some(fetching.last_included) {
+        return Installed::Another;
+    }
+    check_fetched_once(toll, fetching);
+    Installed::TheFirstOffered
 }
 
 /// What may pass a second time after a restart: what was on the way, and a chunk that was not
 /// whole.
 const TWICE_AT_MOST: u64 = 256 << 10;
 
-/// All of that snapshot passed, and little of it twice. Another leader may have offered a newer one
-/// afterwards, because nothing is kept behind its own.
+/// All of that snapshot passed, and little of it twice.
 fn check_fetched_once(toll: &Toll, fetched: &FetchProgress) {
     let (passed, total) = (toll.passed_of(fetched.last_included), fetched.total_bytes);
     assert!(passed >= total, "only {passed} of {total} bytes passed");
@@ -125,25 +166,6 @@ fn check_fetched_once(toll: &Toll, fetched: &FetchProgress) {
         passed <= total + TWICE_AT_MOST,
         "{passed} bytes passed of {total}"
     );
-}
-
-#[test]
-fn a_sender_that_restarts_is_asked_for_the_rest() {
-    run(async {
-        let toll = Toll::free();
-        let mut group = Group::start(ApplyOn::OwnThread, eager(), &toll).await;
-        let late = leave_behind(&mut group, 30, 80_000).await;
-        toll.allow(800_000);
-        group.boot(late);
-        let fetching = group.fetched(late, 600_000).await;
-        group.shut_down(fetching.from.0).await;
-        toll.allow(u64::MAX);
-        group.boot(fetching.from.0);
-        group.agree().await;
-        check_fetched_once(&toll, &fetching);
-        assert!(group.status(late).await.snapshots.installed >= 1);
-        group.stop().await;
-    });
 }
 
 /// While the snapshot crawls to the follower, newer ones are taken and much is written. It must
