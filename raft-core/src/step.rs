@@ -106,7 +106,8 @@ impl RaftCore {
             | Message::AdoptRequest(_)
             | Message::AdoptResponse(_)
             | Message::FetchSnapshotRequest(_)
-            | Message::FetchSnapshotResponse(_) => false,
+            | Message::FetchSnapshotResponse(_)
+            | Message::ComparisonReport(_) => false,
         }
     }
 
@@ -142,7 +143,8 @@ impl RaftCore {
             | Message::AdoptRequest(_)
             | Message::AdoptResponse(_)
             | Message::FetchSnapshotRequest(_)
-            | Message::FetchSnapshotResponse(_) => {}
+            | Message::FetchSnapshotResponse(_)
+            | Message::ComparisonReport(_) => {}
         }
     }
 

@@ -225,6 +225,10 @@ impl StateMachine for KvMachine {
         long::takes_long(self, step)
     }
 
+    fn state_hash(&self) -> Option<u64> {
+        Some(self.hash())
+    }
+
     fn begin_snapshot(&mut self) {
         Self::begin_snapshot(self);
     }

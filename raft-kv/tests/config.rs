@@ -84,6 +84,11 @@ const SAMPLES: &[Sample] = &[
         ["701", "702", "703"],
     ),
     sample(
+        "compare-interval-seconds",
+        "RAFT_KV_COMPARE_INTERVAL_SECONDS",
+        ["801", "802", "803"],
+    ),
+    sample(
         "metrics-listen",
         "RAFT_KV_METRICS_LISTEN",
         ["\"127.0.0.1:1\"", "127.0.0.1:2", "127.0.0.1:3"],

@@ -69,6 +69,29 @@ impl LogReader {
         last: LogIndex,
         max_bytes: u64,
     ) -> Result<Vec<Entry>, ReadError> {
+        self.read_from(Source::Anywhere, first, last, max_bytes)
+    }
+
+    /// The same, from the medium and not from the page cache where the file system can.
+    ///
+    /// # Errors
+    /// As [`LogReader::read`].
+    pub fn read_medium(
+        &self,
+        first: LogIndex,
+        last: LogIndex,
+        max_bytes: u64,
+    ) -> Result<Vec<Entry>, ReadError> {
+        self.read_from(Source::Medium, first, last, max_bytes)
+    }
+
+    fn read_from(
+        &self,
+        source: Source,
+        first: LogIndex,
+        last: LogIndex,
+        max_bytes: u64,
+    ) -> Result<Vec<Entry>, ReadError> {
         let mut entries = Vec::new();
         if first > last {
             return Ok(entries);
@@ -92,7 +115,7 @@ impl LogReader {
                 break;
             }
             let before = entries.len();
-            let progress = match read_run(&located, &mut budget, &mut entries) {
+            let progress = match read_run(source, &located, &mut budget, &mut entries) {
                 Ok(progress) => progress,
                 // Asked for again, it is the first one.
                 Err(ReadError::Corrupt { .. }) if !entries.is_empty() => break,
@@ -136,6 +159,15 @@ impl LogReader {
     }
 }
 
+/// Where bytes are read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// The page cache, or the medium.
+    Anywhere,
+    /// The medium; what is cached of the bytes is dropped first.
+    Medium,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
     RunDone,
@@ -144,13 +176,14 @@ enum Progress {
 
 /// Reads a run of one segment, chunk by chunk.
 fn read_run(
+    source: Source,
     located: &Located,
     budget: &mut u64,
     entries: &mut Vec<Entry>,
 ) -> Result<Progress, ReadError> {
     let mut slot = 0;
     while slot < located.offsets.len() {
-        let chunk = Chunk::read(located, slot, *budget)?;
+        let chunk = Chunk::read(source, located, slot, *budget)?;
         let taken = chunk.take_entries(located, slot, budget, entries)?;
         slot += taken.count;
         if taken.budget_spent {
@@ -173,21 +206,26 @@ struct Taken {
 
 impl Chunk {
     /// Reads from the record of `slot` on about as much as `budget` can use, at least one record.
-    fn read(located: &Located, slot: usize, budget: u64) -> Result<Self, ReadError> {
+    fn read(
+        source: Source,
+        located: &Located,
+        slot: usize,
+        budget: u64,
+    ) -> Result<Self, ReadError> {
         let start = located.offsets[slot];
         let limit = seal::offset(located.file.segment_bytes);
         // The run's end, if known; else nobody knows yet where its last record ends.
         let run_end = located.next.unwrap_or(limit);
         let wanted = budget.clamp(READ_BYTES_MIN, READ_BYTES);
         let end = run_end.min(limit).min(start + wanted);
-        let bytes = read_bytes(located, start, end)?;
+        let bytes = read_bytes(source, located, start, end)?;
         let length = record::header(&bytes).map_or(0, |header| {
             record_bytes(header.payload_bytes as usize) as u64
         });
         // A record larger than the chunk is read again, whole. Its unchecked length is bounded by
         // the segment.
         let bytes = if length > end - start && length <= limit - start {
-            read_bytes(located, start, start + length)?
+            read_bytes(source, located, start, start + length)?
         } else {
             bytes
         };
@@ -257,7 +295,16 @@ impl Chunk {
     }
 }
 
-fn read_bytes(located: &Located, start: u64, end: u64) -> Result<Vec<u8>, ReadError> {
+fn read_bytes(
+    source: Source,
+    located: &Located,
+    start: u64,
+    end: u64,
+) -> Result<Vec<u8>, ReadError> {
+    match source {
+        Source::Anywhere => {}
+        Source::Medium => located.file.file.drop_cached(start, end - start),
+    }
     let read = readable::range(located.file.file.as_ref(), start, end);
     let bytes = read.map_err(|source| FileError::new("read", &located.file.path, source))?;
     Ok(bytes)

@@ -1,12 +1,17 @@
 //! Configuration of a node, and the parts it is made of.
 
+use std::time::Duration;
+
 use raft_log::{DataDir, LogOptions};
 use raft_proto::NodeId;
 use thiserror::Error;
 
-use crate::driver::DriverLimits;
+use crate::driver::{ComparisonPolicy, DriverLimits};
 use crate::machine::StateMachine;
 use crate::transport::TransportBuilder;
+
+/// How often replicas are compared, unless it is said otherwise.
+const COMPARISON_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Where the applier runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -75,7 +80,13 @@ impl RaftConfig {
     pub fn new(id: NodeId, initial_voters: Vec<(NodeId, String)>) -> Self {
         Self {
             core: raft_core::Config::new(id),
-            limits: DriverLimits::default(),
+            limits: DriverLimits {
+                comparison: ComparisonPolicy {
+                    interval: Some(COMPARISON_INTERVAL),
+                    ..ComparisonPolicy::default()
+                },
+                ..DriverLimits::default()
+            },
             log: LogOptions::default(),
             start: StartKind::Form { initial_voters },
             apply_on: ApplyOn::default(),

@@ -8,7 +8,9 @@ use raft_proto::{LogPosition, NodeId, SnapshotDescription};
 use tokio::sync::{oneshot, watch};
 
 use crate::config::{Parts, RaftConfig, StartError};
-use crate::driver::{Input, PartName, ProposalWaiter, QueryWaiter, ReadConsistency};
+use crate::driver::{
+    ComparisonOutcome, Input, PartName, ProposalWaiter, QueryWaiter, ReadConsistency,
+};
 use crate::error::{FatalError, ProposeError, ReadError, SnapshotError, TransferError};
 use crate::inbox::{Inbox, Notice, Refused};
 use crate::metrics::{Metrics, Recorder};
@@ -177,6 +179,22 @@ impl Raft {
         // Refused or dropped: the sender is gone, and the wait ends.
         drop(self.inbox.push_request(Input::TakeSnapshot { waiter }, 0));
         outcome.await.unwrap_or(Err(SnapshotError::ShutDown))
+    }
+
+    /// Has the replicas compared, and waits for what the members report; only the leader can start
+    /// that. Writes and reads go on meanwhile.
+    ///
+    /// # Errors
+    /// [`ProposeError`]; [`ProposeError::Unknown`] if the comparison was not committed in time.
+    pub async fn compare_replicas(&self) -> Result<ComparisonOutcome, ProposeError> {
+        let (done, outcome) = oneshot::channel();
+        let waiter = Box::new(move |result| drop(done.send(result)));
+        // Refused or dropped: the sender is gone, and the wait ends.
+        drop(
+            self.inbox
+                .push_request(Input::CompareReplicas { waiter }, 0),
+        );
+        outcome.await.unwrap_or(Err(ProposeError::ShutDown))
     }
 
     /// Reads at most `max_bytes` of a stored snapshot's file from `offset` on; also gives the

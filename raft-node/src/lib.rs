@@ -96,6 +96,7 @@ mod transport;
 
 pub use config::{ApplyOn, Parts, RaftConfig, StartError, StartKind};
 pub use driver::{
+    Blame, Compared, ComparisonOutcome, ComparisonPolicy, ComparisonStatus, Difference,
     FetchProgress, PeerStatus, PolicyError, ReadConsistency, SaveProgress, SnapshotPolicy,
     SnapshotStatus, Status,
 };

@@ -51,6 +51,14 @@ pub trait StateMachine: Send + 'static {
         false
     }
 
+    /// A hash of the whole state: equal on replicas that have applied the same commands, also where
+    /// the state came from a snapshot, so it may not depend on the iteration order of a hash map.
+    /// Called now and then to compare replicas; must be quick. `None`, the default, if there is none:
+    /// then only logs are compared.
+    fn state_hash(&self) -> Option<u64> {
+        None
+    }
+
     /// Freezes one cut: the state as of now. Must be cheap, because it runs between two commands.
     /// There is at most one cut at a time.
     fn begin_snapshot(&mut self);
@@ -108,6 +116,11 @@ pub trait SmallState: Send + 'static {
     /// As [`StateMachine::query`].
     fn query(&mut self, query: &Bytes) -> Bytes;
 
+    /// As [`StateMachine::state_hash`].
+    fn state_hash(&self) -> Option<u64> {
+        None
+    }
+
     /// The whole state as bytes. Runs between two commands, so all of them wait for it.
     fn save(&self) -> Bytes;
 
@@ -149,6 +162,10 @@ impl<S: SmallState> StateMachine for Small<S> {
 
     fn query(&mut self, query: &Bytes) -> Bytes {
         self.state.query(query)
+    }
+
+    fn state_hash(&self) -> Option<u64> {
+        self.state.state_hash()
     }
 
     fn begin_snapshot(&mut self) {

@@ -112,6 +112,10 @@ pub struct Metrics {
     pub scrubbed_bytes: u64,
     /// What was found so.
     pub scrub_findings: u64,
+    /// Comparisons of replicas that ended.
+    pub comparisons: u64,
+    /// How often replicas were found to differ, by this node's judgement.
+    pub replica_differences: u64,
     /// From taking a command out of the inbox until it was applied and its client answered, in
     /// nanoseconds. Commands that were superseded or expired are not in it.
     pub proposal_duration: Histogram,
@@ -173,6 +177,8 @@ pub(crate) struct Recorder {
     is_uncounted: AtomicU64,
     pub(crate) scrubbed_bytes: Counter,
     pub(crate) scrub_findings: Counter,
+    pub(crate) comparisons: Counter,
+    pub(crate) replica_differences: Counter,
     pub(crate) proposal_duration: Recorded<19>,
     pub(crate) inbox_wait: Recorded<19>,
     pub(crate) log_sync_duration: Recorded<19>,
@@ -273,6 +279,8 @@ impl Default for Recorder {
             is_uncounted: AtomicU64::new(0),
             scrubbed_bytes: Counter::default(),
             scrub_findings: Counter::default(),
+            comparisons: Counter::default(),
+            replica_differences: Counter::default(),
             proposal_duration: Recorded::new(&DURATION_BOUNDS_NS),
             inbox_wait: Recorded::new(&DURATION_BOUNDS_NS),
             log_sync_duration: Recorded::new(&DURATION_BOUNDS_NS),
@@ -333,6 +341,8 @@ impl Recorder {
             is_uncounted: load(&self.is_uncounted) > 0,
             scrubbed_bytes: self.scrubbed_bytes.read(),
             scrub_findings: self.scrub_findings.read(),
+            comparisons: self.comparisons.read(),
+            replica_differences: self.replica_differences.read(),
             proposal_duration: self.proposal_duration.read(),
             inbox_wait: self.inbox_wait.read(),
             log_sync_duration: self.log_sync_duration.read(),

@@ -12,7 +12,8 @@ use crate::mutants::{Mutant, is_planted};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum EntryKind {
-    /// The empty entry that a leader appends at the start of its term (§8).
+    /// The empty entry that a leader appends at the start of its term (§8); with a payload, it starts
+    /// a [`crate::Comparison`] of the replicas.
     Noop = 0,
     /// A command of the state machine; its payload is opaque to Raft.
     Command = 1,

@@ -2,12 +2,12 @@
 
 use crate::ids::Term;
 use crate::message::{
-    AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, DescribeSnapshotRequest,
-    DescribeSnapshotResponse, FetchEntriesRequest, FetchEntriesResponse, FetchSnapshotRequest,
-    FetchSnapshotResponse, GatherAbandoned, GatherRequest, GatherResponse, Heartbeat,
-    HeartbeatResponse, Hello, HelloResponse, InstallSnapshotRequest, InstallSnapshotResponse,
-    PreVoteRequest, PreVoteResponse, ReadIndexRequest, ReadIndexResponse, RecountOffer,
-    RecountRequest, RecountResponse, TimeoutNow, VoteRequest, VoteResponse,
+    AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, ComparisonReport,
+    DescribeSnapshotRequest, DescribeSnapshotResponse, FetchEntriesRequest, FetchEntriesResponse,
+    FetchSnapshotRequest, FetchSnapshotResponse, GatherAbandoned, GatherRequest, GatherResponse,
+    Heartbeat, HeartbeatResponse, Hello, HelloResponse, InstallSnapshotRequest,
+    InstallSnapshotResponse, PreVoteRequest, PreVoteResponse, ReadIndexRequest, ReadIndexResponse,
+    RecountOffer, RecountRequest, RecountResponse, TimeoutNow, VoteRequest, VoteResponse,
 };
 use crate::version::ProtocolVersion;
 
@@ -116,6 +116,7 @@ messages! {
     RecountRequest = 40, Control;
     RecountOffer = 41, Control;
     RecountResponse = 42, Control;
+    ComparisonReport = 43, Control;
 }
 
 impl Message {
@@ -128,7 +129,8 @@ impl Message {
             | DescribeSnapshotResponse::KIND
             | RecountRequest::KIND
             | RecountOffer::KIND
-            | RecountResponse::KIND => ProtocolVersion::TWO,
+            | RecountResponse::KIND
+            | ComparisonReport::KIND => ProtocolVersion::TWO,
             _ => ProtocolVersion::ONE,
         }
     }
@@ -165,7 +167,8 @@ impl Message {
             | Self::GatherResponse(_)
             | Self::AdoptRequest(_)
             | Self::AdoptResponse(_)
-            | Self::GatherAbandoned(_) => None,
+            | Self::GatherAbandoned(_)
+            | Self::ComparisonReport(_) => None,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! * [`ids`]: node, cluster, incarnation, term and log-index newtypes;
 //! * [`entry`]: log entries, hard state, term runs;
 //! * [`membership`]: voters, learners and joint configurations;
+//! * [`comparison`]: what replicas are compared by;
 //! * [`message`]: one struct per RPC;
 //! * [`version`]: which kinds of messages two nodes may send each other;
 //! * [`envelope`]: the [`Message`] enum over them, their numbers and traffic classes;
@@ -37,6 +38,7 @@
 struct Readme;
 
 pub mod codec;
+pub mod comparison;
 pub mod entry;
 pub mod envelope;
 pub mod frame;
@@ -48,6 +50,7 @@ pub mod version;
 pub mod wire;
 
 pub use codec::CodecError;
+pub use comparison::Comparison;
 pub use entry::{Entry, EntryKind, HardState, LogPosition, TermRun};
 pub use envelope::{Class, Message};
 pub use frame::{FrameError, FrameHeader};

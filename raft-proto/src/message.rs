@@ -317,6 +317,20 @@ pub struct RecountResponse {
     pub entry: LogPosition,
 }
 
+/// What a member finds of itself at the entry that started a comparison ([`crate::Comparison`]). Every
+/// member tells every other, so each of them comes to the verdict by itself. Since version 2.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComparisonReport {
+    /// The entry.
+    pub entry: LogPosition,
+    /// Hash of the state machine's state with everything applied up to the entry; `None` if the
+    /// state machine has none.
+    pub state: Option<u64>,
+    /// Checksum of each section of the compared entries, as read back from the disk; `None` for a
+    /// section that cannot be read or is compacted. Sections at the end may be left out.
+    pub sections: Vec<Option<u64>>,
+}
+
 /// The first message on every peer connection, from both sides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {

@@ -15,7 +15,8 @@ pub struct ProtocolVersion(pub u8);
 impl ProtocolVersion {
     /// Elections, replication, snapshots, reads, membership, entries fetched by name.
     pub const ONE: Self = Self(1);
-    /// Repair: nodes that count for nothing count again, and snapshots are asked for.
+    /// Repair: nodes that count for nothing count again, and snapshots are asked for. Replicas are
+    /// compared.
     pub const TWO: Self = Self(2);
     /// The oldest version that this build speaks.
     pub const OLDEST: Self = Self::ONE;

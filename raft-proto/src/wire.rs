@@ -11,12 +11,12 @@ use crate::envelope::Message;
 use crate::frame::{FLAG_UNCOUNTED, FrameHeader, HEADER_BYTES};
 use crate::ids::{GroupId, LogIndex, MAX_COUNT, Term};
 use crate::message::{
-    AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, DescribeSnapshotRequest,
-    DescribeSnapshotResponse, FetchEntriesRequest, FetchEntriesResponse, FetchSnapshotRequest,
-    FetchSnapshotResponse, GatherAbandoned, GatherRequest, GatherResponse, Heartbeat,
-    HeartbeatResponse, Hello, HelloResponse, InstallSnapshotRequest, InstallSnapshotResponse,
-    PreVoteRequest, PreVoteResponse, ReadIndexRequest, ReadIndexResponse, RecountOffer,
-    RecountRequest, RecountResponse, TimeoutNow, VoteRequest, VoteResponse,
+    AdoptRequest, AdoptResponse, AppendRequest, AppendResponse, ComparisonReport,
+    DescribeSnapshotRequest, DescribeSnapshotResponse, FetchEntriesRequest, FetchEntriesResponse,
+    FetchSnapshotRequest, FetchSnapshotResponse, GatherAbandoned, GatherRequest, GatherResponse,
+    Heartbeat, HeartbeatResponse, Hello, HelloResponse, InstallSnapshotRequest,
+    InstallSnapshotResponse, PreVoteRequest, PreVoteResponse, ReadIndexRequest, ReadIndexResponse,
+    RecountOffer, RecountRequest, RecountResponse, TimeoutNow, VoteRequest, VoteResponse,
 };
 
 /// Most bytes a frame's body may have by construction: `u32::MAX` less the header.
@@ -223,6 +223,7 @@ fn encode_body(message: &Message, head: &mut Vec<u8>) -> Result<Vec<Bytes>, Code
         Message::RecountRequest(m) => codec::encode(m, head)?,
         Message::RecountOffer(m) => codec::encode(m, head)?,
         Message::RecountResponse(m) => codec::encode(m, head)?,
+        Message::ComparisonReport(m) => codec::encode(m, head)?,
     }
     Ok(Vec::new())
 }
@@ -289,6 +290,7 @@ pub fn decode(header: &FrameHeader, body: &Bytes) -> Result<Message, CodecError>
         RecountRequest::KIND => plain(head, Message::RecountRequest),
         RecountOffer::KIND => plain(head, Message::RecountOffer),
         RecountResponse::KIND => plain(head, Message::RecountResponse),
+        ComparisonReport::KIND => plain(head, Message::ComparisonReport),
         unknown => Err(CodecError::UnknownKind(unknown)),
     }
 }

@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use raft_proto::{Membership, Message, frame, wire};
+use raft_proto::{Comparison, Membership, Message, frame, wire};
 
 /// Set to `1`, it rewrites the golden files instead of checking them.
 const WRITE: &str = "RAFT_PROTO_WRITE_GOLDEN";
@@ -141,6 +141,17 @@ fn memberships() -> [(&'static str, Membership); 2] {
 }
 
 #[test]
+fn a_comparison_is_written_and_read_as_golden_bytes() {
+    let comparison = samples::comparison();
+    let golden = Golden {
+        name: "comparison".to_owned(),
+        comment: format!("{comparison:?}"),
+        parts: vec![("bytes", comparison.to_bytes().unwrap().to_vec())],
+    };
+    assert_eq!(Comparison::from_bytes(&golden.check()), Ok(comparison));
+}
+
+#[test]
 fn every_message_has_golden_bytes_and_every_file_a_message() {
     let sampled: BTreeSet<u8> = samples::all().iter().map(|s| s.message.kind()).collect();
     let known: BTreeSet<u8> = Message::KINDS.iter().map(|(kind, ..)| *kind).collect();
@@ -151,6 +162,7 @@ fn every_message_has_golden_bytes_and_every_file_a_message() {
         .map(|sample| format!("{}.hex", sample.name))
         .collect();
     assert_eq!(expected.len(), samples::all().len(), "names are unique");
+    expected.insert("comparison.hex".to_owned());
     expected.extend(memberships().map(|(name, _)| format!("{name}.hex")));
     let found: BTreeSet<String> = fs::read_dir(directory())
         .unwrap()

@@ -141,8 +141,23 @@ fn repairing() -> BoxedStrategy<Message> {
             entry
         }
         .into()),
+        comparison_report(),
     ]
     .boxed()
+}
+
+fn comparison_report() -> BoxedStrategy<Message> {
+    let sum = || maybe(number(u64::MAX));
+    (position(), sum(), vec(sum(), 0..70))
+        .prop_map(|(entry, state, sections)| {
+            ComparisonReport {
+                entry,
+                state,
+                sections,
+            }
+            .into()
+        })
+        .boxed()
 }
 
 fn forming() -> BoxedStrategy<Message> {

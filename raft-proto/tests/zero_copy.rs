@@ -42,7 +42,8 @@ fn payloads(message: &Message) -> Vec<&Bytes> {
         | Message::DescribeSnapshotResponse(_)
         | Message::RecountRequest(_)
         | Message::RecountOffer(_)
-        | Message::RecountResponse(_) => Vec::new(),
+        | Message::RecountResponse(_)
+        | Message::ComparisonReport(_) => Vec::new(),
     }
 }
 

@@ -90,6 +90,8 @@ marks! {
     OldCopyRefused => "old-copy-refused",
     /// Two nodes spoke an old version of the protocol, because one of them knows no other.
     OldVersionSpoken => "old-version-spoken",
+    /// A comparison of replicas ended with the reports of all members.
+    ReplicasCompared => "replicas-compared",
     /// A client was told that the outcome of its write is unknown.
     OutcomeUnknown => "outcome-unknown",
     /// A client was told that its write was certainly replaced.

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use raft_core::Time;
 use raft_node::{Applied, ProposeError, ReadConsistency, Small, SmallState, StateMachine};
 use raft_proto::NodeId;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::campaign::{Judgement, Plan, Workload};
 use crate::checker::exactly_once::{self, Repeats, Told};
@@ -51,6 +52,10 @@ impl SmallState for RegisterMachine {
     fn query(&mut self, query: &Bytes) -> Bytes {
         let key = query.first().copied().unwrap_or_default();
         number(self.0.get(&key).copied().unwrap_or(0))
+    }
+
+    fn state_hash(&self) -> Option<u64> {
+        Some(xxh3_64(&self.save()))
     }
 
     fn save(&self) -> Bytes {

@@ -187,6 +187,10 @@ pub(super) struct ServerArgs {
     /// How many entries before the end of the log to keep for followers that are a little behind.
     #[arg(long, env = "RAFT_KV_SNAPSHOT_KEEP_ENTRIES", default_value_t = 10_000)]
     pub(super) snapshot_keep_entries: u64,
+    /// How often the leader has the replicas compared, in seconds; 0 for only when asked. A node that
+    /// differs from most others is named in status, log and metrics.
+    #[arg(long, env = "RAFT_KV_COMPARE_INTERVAL_SECONDS", default_value_t = 60)]
+    pub(super) compare_interval_seconds: u64,
     /// The TCP address to serve /metrics, /health and /ready on; without it they are not served.
     /// Anybody who reaches it can read them.
     #[arg(long, env = "RAFT_KV_METRICS_LISTEN", value_name = "IP:PORT")]

@@ -1,8 +1,9 @@
 //! `server`: runs one server until it is told to stop.
 
 use std::io::{self, Read};
+use std::time::Duration;
 
-use raft_node::{NodeState, Raft, SnapshotPolicy};
+use raft_node::{ComparisonPolicy, NodeState, Raft, SnapshotPolicy};
 use raft_proto::NodeId;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -47,6 +48,13 @@ pub(super) fn run(
             max_log_entries: args.snapshot_entries,
             keep_entries: args.snapshot_keep_entries,
             ..SnapshotPolicy::default()
+        },
+        comparison: ComparisonPolicy {
+            interval: match args.compare_interval_seconds {
+                0 => None,
+                seconds => Some(Duration::from_secs(seconds)),
+            },
+            ..ComparisonPolicy::default()
         },
         metrics_listen: args.metrics_listen,
     };

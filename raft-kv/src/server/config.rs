@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use raft_log::vfs::RealVfs;
 use raft_log::{DataDir, DirError};
-use raft_node::{ApplyOn, RaftConfig, SnapshotPolicy, StartKind};
+use raft_node::{ApplyOn, ComparisonPolicy, RaftConfig, SnapshotPolicy, StartKind};
 use raft_proto::NodeId;
 use thiserror::Error;
 
@@ -120,6 +120,8 @@ pub struct ServerConfig {
     pub segment_bytes: u64,
     /// When it takes snapshots, and how much of the log it keeps behind them.
     pub snapshots: SnapshotPolicy,
+    /// When replicas are compared, and how fast.
+    pub comparison: ComparisonPolicy,
     /// The TCP address to serve metrics, health and readiness on, if at all.
     pub metrics_listen: Option<SocketAddr>,
 }
@@ -197,6 +199,7 @@ impl ServerConfig {
         raft.apply_on = ApplyOn::NodeThread;
         raft.limits.max_apply_bytes = APPLY_BYTES_PER_TURN;
         raft.limits.snapshots = self.snapshots.clone();
+        raft.limits.comparison = self.comparison.clone();
         raft.validate()?;
         Ok(raft)
     }
@@ -286,6 +289,7 @@ mod tests {
             },
             segment_bytes: 64 << 20,
             snapshots: SnapshotPolicy::default(),
+            comparison: ComparisonPolicy::default(),
             metrics_listen: None,
         }
     }

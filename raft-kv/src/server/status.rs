@@ -54,6 +54,9 @@ fn notes(raft: &Raft, status: &Status) -> Vec<String> {
     if raft.metrics().is_disk_stalled {
         notes.push("its disk makes no progress: it is full, or stalled".to_owned());
     }
+    for difference in &status.comparison.differences {
+        notes.push(format!("replicas differ: {difference}"));
+    }
     let snapshots = &status.snapshots;
     if let Some(fetch) = &snapshots.fetching {
         notes.push(format!(

@@ -60,6 +60,10 @@ impl StateMachine for Replica {
         self.machine.takes_long(step)
     }
 
+    fn state_hash(&self) -> Option<u64> {
+        StateMachine::state_hash(&self.machine)
+    }
+
     fn begin_snapshot(&mut self) {
         StateMachine::begin_snapshot(&mut self.machine);
     }

@@ -10,6 +10,7 @@ use raft_proto::{
 };
 
 use super::apply::ApplyBatch;
+use super::comparison::{ComparisonPolicy, ComparisonWaiter, ReachedComparison};
 use super::membership::ChangeWaiter;
 use super::proposals::ProposalWaiter;
 use super::reads::{QueryWaiter, ReadConsistency};
@@ -47,6 +48,8 @@ pub struct DriverLimits {
     pub disk_stall_timeout: Option<Duration>,
     /// When to take snapshots, and how much of the log to keep behind them.
     pub snapshots: SnapshotPolicy,
+    /// When replicas are compared, and how fast.
+    pub comparison: ComparisonPolicy,
     /// The newest version of the protocol that this node speaks: an older one than
     /// [`ProtocolVersion::NEWEST`] makes it behave as an older build does.
     pub newest_version: ProtocolVersion,
@@ -63,6 +66,7 @@ impl Default for DriverLimits {
             request_timeout: Duration::from_secs(5),
             disk_stall_timeout: None,
             snapshots: SnapshotPolicy::default(),
+            comparison: ComparisonPolicy::default(),
             newest_version: ProtocolVersion::NEWEST,
         }
     }
@@ -166,6 +170,13 @@ pub enum Input {
         through: LogIndex,
         /// The batch's `bytes`.
         bytes: usize,
+        /// The comparisons of replicas among them, in order.
+        comparisons: Vec<ReachedComparison>,
+    },
+    /// Somebody wants the replicas compared.
+    CompareReplicas {
+        /// Hears what came of it.
+        waiter: ComparisonWaiter,
     },
     /// Somebody wants a snapshot of what is applied now.
     TakeSnapshot {
@@ -223,6 +234,9 @@ impl Input {
             | Self::SnapshotDone(_)
             | Self::Compacted(_)
             | Self::Restored(_) => {}
+            Self::CompareReplicas { waiter } => {
+                waiter(Err(ProposeError::NotLeader { leader: None }));
+            }
             Self::TakeSnapshot { waiter } => waiter(Err(SnapshotError::NotRunning)),
             Self::ReadSnapshot { waiter, .. } => waiter(Err(SnapshotError::NotRunning)),
         }
@@ -291,6 +305,8 @@ pub enum LogReadPurpose {
     Apply,
     /// A peer has lost entries.
     Fetched(FetchedOrder),
+    /// Replicas are compared by what is on the disk, says this entry: not by what is cached.
+    Compare(LogPosition),
 }
 
 /// A read of the log.

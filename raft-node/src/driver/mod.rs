@@ -9,9 +9,11 @@
 //! * `Apply` batches go to the state machine in order; `Input::Applied` answers each;
 //! * `ReadLog` may be done at any time by another thread; `Input::LogRead` answers it;
 //! * `Send` is best effort;
-//! * `Cut`, `Restore`, `Snapshot` and `Compact` are about snapshots: see the page of `snapshots`.
+//! * `Cut`, `Restore`, `Snapshot` and `Compact` are about snapshots: see the page of `snapshots`;
+//! * how replicas are compared is told by the page of `comparison`.
 
 mod apply;
+mod comparison;
 mod disk;
 mod events;
 mod io;
@@ -35,6 +37,10 @@ use raft_core::{
 use raft_proto::{LogIndex, Message, NodeId, SnapshotDescription};
 
 pub use self::apply::{ApplyBatch, ApplyItem};
+pub use self::comparison::{
+    Blame, Compared, ComparisonOutcome, ComparisonPolicy, ComparisonStatus, ComparisonWaiter,
+    Difference, ReachedComparison,
+};
 pub use self::io::{
     DriverLimits, Input, LogReadPurpose, LogReadRequest, Output, StatusWaiter, TransferWaiter,
 };
@@ -49,6 +55,7 @@ pub use self::snapshots::{
 pub use self::status::{PeerStatus, Status};
 
 use self::apply::ApplyQueue;
+use self::comparison::Comparing;
 use self::disk::DiskWatch;
 use self::measure::Measure;
 use self::membership::Changes;
@@ -66,6 +73,7 @@ pub struct Driver {
     proposals: Proposals,
     reads: Reads,
     apply: ApplyQueue,
+    comparing: Comparing,
     disk: DiskWatch,
     measure: Measure,
     transfer: Option<TransferWaiter>,
@@ -101,6 +109,7 @@ impl Driver {
             proposals: Proposals::default(),
             reads: Reads::default(),
             apply: ApplyQueue::starting_after(applied),
+            comparing: Comparing::default(),
             disk: DiskWatch::new(disk_patience),
             measure: Measure::default(),
             transfer: None,
@@ -159,8 +168,12 @@ impl Driver {
             } => self.change_membership(now, &changes, safety, waiter),
             Input::Status { log_bytes, waiter } => {
                 let snapshots = self.snapshots.status();
-                waiter(Status::of(&self.core, now, log_bytes, snapshots));
+                let comparison = self.comparison();
+                waiter(Status::of(
+                    &self.core, now, log_bytes, snapshots, comparison,
+                ));
             }
+            Input::CompareReplicas { waiter } => self.compare_replicas(now, waiter),
             Input::TakeSnapshot { waiter } => self.snapshots.want_for(waiter),
             Input::ReadSnapshot { part, waiter } => self.read_snapshot(now, part, waiter),
             Input::Unsent { to, sequence } => {
@@ -179,10 +192,15 @@ impl Driver {
             }
             Input::LogUnreadable { request, index } => self.handle_unreadable(now, request, index),
             Input::LogRead { request, entries } => self.handle_log_read(now, request, entries),
-            Input::Applied { through, bytes } => {
+            Input::Applied {
+                through,
+                bytes,
+                comparisons,
+            } => {
                 self.measure.applied(now, through);
                 self.core.handle_applied(now, through);
                 self.apply.done(through, bytes);
+                self.reach_comparisons(now, comparisons);
             }
             Input::CutPart { cut, part } => self.take_cut_part(now, cut, part),
             Input::SnapshotDone(done) => self.handle_snapshot_done(now, done),
@@ -207,6 +225,7 @@ impl Driver {
         self.reads.expire(now);
         self.changes.expire(now);
         self.handle_snapshot_timeout(now);
+        self.handle_comparison_timeout(now);
     }
 
     /// When [`Driver::handle_timeout`] is due next.
@@ -219,6 +238,7 @@ impl Driver {
             self.changes.next_deadline(),
             self.disk.deadline(),
             self.snapshots.deadline(&self.limits.snapshots),
+            self.comparing.deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -234,6 +254,7 @@ impl Driver {
         self.take_events(now);
         self.pump_apply();
         self.pump_snapshots(now);
+        self.pump_comparison(now);
         // What is committed is also durable here, so it can be read back: a slow applier must not
         // keep it all in memory.
         self.buffer.evict(self.apply.committed());
@@ -252,6 +273,7 @@ impl Driver {
         self.apply.fail_all();
         self.changes.fail_all();
         self.snapshots.fail_all();
+        self.comparing.fail_all();
         if let Some(waiter) = self.transfer.take() {
             waiter(Err(TransferError::ShutDown));
         }
@@ -268,6 +290,9 @@ impl Driver {
         let Some(message) = self.take_bulk(now, from, message) else {
             return;
         };
+        if let Message::ComparisonReport(report) = message {
+            return self.take_comparison_report(now, from, report);
+        }
         self.next_message += 1;
         let id = MessageId(self.next_message);
         self.core.handle_message(now, from, uncounted, id, &message);
@@ -402,6 +427,12 @@ impl Driver {
         // Of those who are equally far, one that is down was heard of long ago.
         fit.max_by_key(|peer| (peer.match_index, peer.contact))
             .map(|peer| peer.id)
+    }
+
+    /// How equal the replicas are, as far as this node knows.
+    #[must_use]
+    pub fn comparison(&self) -> ComparisonStatus {
+        self.comparing.status()
     }
 
     /// Payload bytes of recent entries in memory.

@@ -223,5 +223,6 @@ fn is_counted(message: &Message) -> bool {
             | Message::AppendResponse(_)
             | Message::HeartbeatResponse(_)
             | Message::InstallSnapshotResponse(_)
+            | Message::ComparisonReport(_)
     )
 }

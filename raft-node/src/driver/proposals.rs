@@ -171,22 +171,11 @@ impl Proposals {
 impl Driver {
     pub(super) fn propose(&mut self, now: Time, command: Bytes, waiter: ProposalWaiter) {
         let (bytes, limit) = (command.len(), self.limits.max_command_bytes);
-        let Some(size) = u32::try_from(bytes).ok().filter(|_| bytes <= limit) else {
+        if bytes > limit || u32::try_from(bytes).is_err() {
             return waiter.decide(Err(ProposeError::TooLarge { bytes, limit }));
-        };
-        if self.buffer.last_index() != Some(self.core.last_position().index) {
-            // The core has made an entry just now (it became leader, say). The buffer must have it
-            // before what follows it, because an insert removes everything from its index on.
-            self.take_persists(now, None);
         }
-        match self.core.propose(now, size) {
+        match self.place(now, EntryKind::Command, command) {
             Ok(position) => {
-                self.buffer.insert(Entry {
-                    index: position.index,
-                    term: position.term,
-                    kind: EntryKind::Command,
-                    payload: command,
-                });
                 let deadline = after(now, self.limits.request_timeout);
                 self.proposals.push(position, now, deadline, waiter);
                 self.measure.recorder.proposals.add(1);
@@ -198,7 +187,35 @@ impl Driver {
         }
     }
 
-    fn propose_error(&self, error: raft_core::ProposeError, bytes: usize) -> ProposeError {
+    /// Gives an entry its place in the log. Its payload is at most as long as a command may be.
+    pub(super) fn place(
+        &mut self,
+        now: Time,
+        kind: EntryKind,
+        payload: Bytes,
+    ) -> Result<LogPosition, raft_core::ProposeError> {
+        // No limit of commands exceeds what a record holds.
+        let size = payload.len() as u32;
+        if self.buffer.last_index() != Some(self.core.last_position().index) {
+            // The core has made an entry just now (it became leader, say). The buffer must have it
+            // before what follows it, because an insert removes everything from its index on.
+            self.take_persists(now, None);
+        }
+        let position = self.core.propose(now, size)?;
+        self.buffer.insert(Entry {
+            index: position.index,
+            term: position.term,
+            kind,
+            payload,
+        });
+        Ok(position)
+    }
+
+    pub(super) fn propose_error(
+        &self,
+        error: raft_core::ProposeError,
+        bytes: usize,
+    ) -> ProposeError {
         use raft_core::ProposeError as Core;
         let not_leader = |leader| ProposeError::NotLeader {
             leader: self.hint(leader),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use raft_core::{IndexRange, RaftCore, Replication, Role, Time};
 use raft_proto::{LogIndex, LogPosition, Membership, NodeId, Term};
 
+use super::comparison::ComparisonStatus;
 use super::snapshots::SnapshotStatus;
 
 /// What a node knows of its group.
@@ -43,6 +44,8 @@ pub struct Status {
     pub missing: Vec<IndexRange>,
     /// The end of the snapshot that is damaged on its disk and not yet replaced by a peer's.
     pub lost_snapshot: Option<LogPosition>,
+    /// How equal the replicas are.
+    pub comparison: ComparisonStatus,
     /// The leader's view of the other members; empty on other nodes.
     pub peers: Vec<PeerStatus>,
 }
@@ -70,6 +73,7 @@ impl Status {
         now: Time,
         log_bytes: u64,
         snapshots: SnapshotStatus,
+        comparison: ComparisonStatus,
     ) -> Self {
         let peers = core.peers().map(|peer| PeerStatus {
             id: peer.id,
@@ -99,6 +103,7 @@ impl Status {
             is_uncounted: core.is_uncounted(),
             missing: core.missing().collect(),
             lost_snapshot: core.lost_snapshot(),
+            comparison,
             peers: peers.collect(),
         }
     }

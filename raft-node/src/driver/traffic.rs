@@ -142,6 +142,7 @@ impl Driver {
         match request.purpose {
             LogReadPurpose::Apply => self.apply.read_failed(),
             LogReadPurpose::Fetched(_) => {}
+            LogReadPurpose::Compare(entry) => self.skip_compared(entry),
             LogReadPurpose::Append(order) => {
                 let reason = UnsentReason::Unreadable;
                 self.core
@@ -176,6 +177,7 @@ impl Driver {
                 let to = order.to;
                 return self.send(to, order.into_response(entries).into());
             }
+            LogReadPurpose::Compare(entry) => return self.take_compared(now, entry, &entries),
             LogReadPurpose::Append(order) => order,
         };
         // The log may have changed while it was read.

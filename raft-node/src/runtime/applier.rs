@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use crossbeam_channel::{Receiver, Sender};
 use raft_log::SnapshotStore;
-use raft_proto::{EntryKind, LogPosition};
+use raft_proto::{Entry, EntryKind, LogPosition};
 
-use crate::driver::{ApplyBatch, ApplyItem, CutStep, Input};
+use crate::driver::{ApplyBatch, ApplyItem, CutStep, Input, ReachedComparison};
 use crate::error::FatalError;
 use crate::inbox::{Inbox, Notice};
 use crate::machine::{Applied, StateMachine, Step};
@@ -21,11 +21,12 @@ pub(super) enum ApplierJob {
 
 /// Applies a batch and answers those who wait for it; the result belongs to the driver.
 pub fn apply_batch(machine: &mut dyn StateMachine, batch: ApplyBatch) -> Input {
+    let mut comparisons = Vec::new();
     for item in batch.items {
         match item {
             ApplyItem::Entry(entry, waiter) => {
-                // Raft's own entries only move the index.
                 if entry.kind != EntryKind::Command {
+                    comparisons.extend(reach_comparison(machine, &entry));
                     continue;
                 }
                 let reply = machine.apply(Applied {
@@ -43,6 +44,20 @@ pub fn apply_batch(machine: &mut dyn StateMachine, batch: ApplyBatch) -> Input {
     Input::Applied {
         through: batch.through,
         bytes: batch.bytes,
+        comparisons,
+    }
+}
+
+/// Raft's own entries only move the index. One that starts a comparison also wants to know the state
+/// at just this point.
+fn reach_comparison(machine: &dyn StateMachine, entry: &Entry) -> Option<ReachedComparison> {
+    match entry.kind {
+        EntryKind::Noop if !entry.payload.is_empty() => Some(ReachedComparison {
+            entry: entry.position(),
+            payload: entry.payload.clone(),
+            state: machine.state_hash(),
+        }),
+        EntryKind::Noop | EntryKind::Command | EntryKind::Membership => None,
     }
 }
 

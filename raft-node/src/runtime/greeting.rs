@@ -56,6 +56,7 @@ impl Greeter {
             | Input::LogRead { .. }
             | Input::LogUnreadable { .. }
             | Input::Applied { .. }
+            | Input::CompareReplicas { .. }
             | Input::TakeSnapshot { .. }
             | Input::ReadSnapshot { .. }
             | Input::CutPart { .. }

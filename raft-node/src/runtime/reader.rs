@@ -6,7 +6,7 @@ use crossbeam_channel::Receiver;
 use raft_log::{LogReader, ReadError};
 use raft_proto::{LogIndex, NodeId};
 
-use crate::driver::{Input, LogReadRequest};
+use crate::driver::{Input, LogReadPurpose, LogReadRequest};
 use crate::error::FatalError;
 use crate::inbox::{Inbox, Notice};
 
@@ -18,7 +18,13 @@ pub(super) fn run(
     inbox: &Arc<Inbox>,
 ) {
     while let Ok(request) = requests.recv() {
-        let input = match reader.read(request.first, request.last, request.max_bytes) {
+        let read = match request.purpose {
+            LogReadPurpose::Compare(_) => LogReader::read_medium,
+            LogReadPurpose::Append(_) | LogReadPurpose::Apply | LogReadPurpose::Fetched(_) => {
+                LogReader::read
+            }
+        };
+        let input = match read(reader, request.first, request.last, request.max_bytes) {
             Ok(entries) => Input::LogRead { request, entries },
             Err(error) => match outcome_of(&error) {
                 Outcome::Gone => Input::LogRead {

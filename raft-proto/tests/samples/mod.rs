@@ -55,6 +55,14 @@ fn cluster() -> ClusterId {
     ClusterId(std::array::from_fn(|at| 0xa0 + at as u8))
 }
 
+/// The entries from 5 to 300.
+pub(crate) fn comparison() -> Comparison {
+    Comparison {
+        first: LogIndex(5),
+        last: LogIndex(300),
+    }
+}
+
 /// Three voters, one of them not bound to an incarnation yet.
 pub(crate) fn voters() -> Membership {
     let member = |id: u64, incarnation| {
@@ -446,6 +454,22 @@ fn repair() -> Vec<Sample> {
                 term: Term(7),
                 boot,
                 entry,
+            },
+        ),
+        sample(
+            "comparison_report",
+            ComparisonReport {
+                entry,
+                state: Some(0x0123_4567_89ab_cdef),
+                sections: vec![Some(0xfedc_ba98_7654_3210), None, Some(7)],
+            },
+        ),
+        sample(
+            "comparison_report_nothing",
+            ComparisonReport {
+                entry,
+                state: None,
+                sections: Vec::new(),
             },
         ),
     ]

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use raft_log::LogOptions;
-use raft_node::SnapshotPolicy;
+use raft_node::{ComparisonPolicy, SnapshotPolicy};
 
 use super::fault::Fault;
 use super::fault_kind::FaultKind;
@@ -21,6 +21,8 @@ use crate::trace::TraceDepth;
 pub const TROUBLE_MS: u64 = 10_000;
 /// Streams of the plan itself come after those of the kinds of faults.
 const STREAM_WORLD: u64 = 1_000;
+/// The stream that chooses whether and how often replicas are compared.
+const STREAM_COMPARISON: u64 = 1_002;
 /// The stream that chooses when snapshots are taken.
 const STREAM_SNAPSHOTS: u64 = 1_001;
 /// The stream from which processes are started again.
@@ -71,6 +73,8 @@ pub struct World {
     pub old_versions: u64,
     /// Nodes that wait to be members.
     pub spares: u64,
+    /// How often leaders have the replicas compared, in milliseconds, if at all.
+    pub compare_every_ms: Option<u64>,
     /// When nodes take snapshots; `None` for the defaults, under which they hardly ever do.
     pub snapshots: Option<SnapshotSizes>,
 }
@@ -128,6 +132,10 @@ impl Plan {
         world.restore_ms_max = *random_sizes.pick(&[1, 1, 100, 1_500]);
         if random_sizes.per_mille(300) {
             world.old_versions = random_sizes.between(1, world.nodes);
+        }
+        let mut random_comparison = Random::stream(seed, Stream::Nemesis(STREAM_COMPARISON));
+        if random_comparison.per_mille(400) {
+            world.compare_every_ms = Some(*random_comparison.pick(&[100, 500, 2_000]));
         }
         let kinds = draw_kinds(&mut random);
         let faults = draw_faults(seed, &kinds);
@@ -195,6 +203,12 @@ impl Plan {
         if world.small_segments {
             options.log = LogOptions::small();
         }
+        options.limits.comparison = ComparisonPolicy {
+            interval: world.compare_every_ms.map(Duration::from_millis),
+            // Several reads a comparison, of a log that is small.
+            bytes_per_second: 100_000,
+            patience: Duration::from_secs(2),
+        };
         if let Some(sizes) = world.snapshots {
             options.limits.snapshots = sizes.policy();
         }
@@ -229,6 +243,7 @@ impl World {
             restore_ms_max: 1,
             old_versions: 0,
             spares: 0,
+            compare_every_ms: None,
             snapshots: None,
         }
     }

@@ -6,14 +6,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use raft_core::Time;
-use raft_proto::NodeId;
+use raft_proto::{LogIndex, NodeId};
 
 use super::liveness;
 use super::operator::Operator;
 use super::plan::{Plan, STREAM_RESTARTS};
 use super::workload::Workload;
 use crate::cluster::{Cluster, CrashKind, StartFailure};
-use crate::marks::Tally;
+use crate::marks::{Mark, Tally};
 use crate::random::{Random, Stream};
 use crate::trace::{Record, TraceDepth};
 
@@ -115,16 +115,19 @@ fn play(cluster: &mut Cluster, plan: &Plan, workload: &mut dyn Workload) -> Resu
     workload.spawn(cluster, plan);
     let mut restarts = Restarts::new(plan.seed);
     let mut operator = Operator::default();
+    let mut compared = Compared::default();
     let end = Time::from_ms(plan.trouble_ms);
     while cluster.now() < end {
         cluster.run_for_ms(LOOK_MS);
         restarts.look(cluster);
         operator.look(cluster);
+        compared.look(cluster)?;
     }
     let recovery = liveness::demand(cluster, plan, workload)?;
     if !cluster.run_until(CLIENTS_END_MS, |cluster| cluster.clients_running() == 0) {
         return Err("clients wait for ever".to_string());
     }
+    compared.look(cluster)?;
     let judgement = workload.judge(cluster)?;
     let first_fault = Time::from_ms(plan.first_fault_ms());
     let after = judgement
@@ -141,6 +144,38 @@ fn play(cluster: &mut Cluster, plan: &Plan, workload: &mut dyn Workload) -> Resu
         tally: cluster.tally().clone(),
         trace: Vec::new(),
     })
+}
+
+/// What replicas find of each other.
+#[derive(Default)]
+struct Compared {
+    /// The last comparison that each node saw end.
+    seen: BTreeMap<NodeId, LogIndex>,
+}
+
+impl Compared {
+    /// No replica may differ from another one, whatever happened; a comparison that says so is
+    /// wrong, or has found what no other check did.
+    fn look(&mut self, cluster: &mut Cluster) -> Result<(), String> {
+        for node in cluster.node_ids() {
+            let Some(status) = cluster.comparison(node) else {
+                continue;
+            };
+            if let Some(difference) = status.differences.first() {
+                return Err(format!(
+                    "replica comparison: {node} finds that {difference}"
+                ));
+            }
+            let Some(last) = status.last else {
+                continue;
+            };
+            let before = self.seen.insert(node, last.entry.index);
+            if before != Some(last.entry.index) && last.silent.is_empty() {
+                cluster.mark(Mark::ReplicasCompared);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Starts processes again that ended, some time later.

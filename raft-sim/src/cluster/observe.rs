@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use raft_core::{RaftCore, Role};
+use raft_node::ComparisonStatus;
 use raft_proto::{Entry, EntryKind, LogIndex, LogPosition, NodeId, Term};
 
 use super::Cluster;
@@ -94,6 +95,13 @@ impl Cluster {
     #[must_use]
     pub fn committed(&self) -> LogIndex {
         self.checker.committed()
+    }
+
+    /// What a running node knows of the comparison of replicas.
+    #[must_use]
+    pub fn comparison(&self, node: NodeId) -> Option<ComparisonStatus> {
+        let process = self.nodes.get(&node)?.process.as_ref()?;
+        Some(process.driver.comparison())
     }
 
     pub(super) fn note_applied(&mut self, node: NodeId, entries: Vec<Entry>) {

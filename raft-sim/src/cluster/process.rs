@@ -410,7 +410,7 @@ impl Cluster {
         match request.purpose {
             LogReadPurpose::Append(_) => self.tally.mark(Mark::FollowerServedFromDisk),
             LogReadPurpose::Apply => self.tally.mark(Mark::AppliedFromDisk),
-            LogReadPurpose::Fetched(_) => {}
+            LogReadPurpose::Fetched(_) | LogReadPurpose::Compare(_) => {}
         }
         self.give(id, Input::LogRead { request, entries });
     }

@@ -14,6 +14,11 @@ pub(super) type Shown = (Role, Term, LogIndex);
 
 impl Cluster {
     /// A node has done something.
+    /// A rare state was reached, says who looks from outside.
+    pub(crate) fn mark(&mut self, mark: Mark) {
+        self.tally.mark(mark);
+    }
+
     pub(super) fn mark_step(&mut self, id: ProcessId, before: Shown, after: Shown) {
         let ((was, old_term, old_commit), (is, term, commit)) = (before, after);
         if was == Role::Leader && is != Role::Leader && old_term == term {

@@ -61,6 +61,10 @@ impl StateMachine for Witnessed {
         self.machine.takes_long(step)
     }
 
+    fn state_hash(&self) -> Option<u64> {
+        self.machine.state_hash()
+    }
+
     fn begin_snapshot(&mut self) {
         self.machine.begin_snapshot();
     }

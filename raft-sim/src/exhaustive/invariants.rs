@@ -214,7 +214,8 @@ impl History {
             | Message::GatherResponse(_)
             | Message::GatherAbandoned(_)
             | Message::AdoptRequest(_)
-            | Message::AdoptResponse(_) => Ok(()),
+            | Message::AdoptResponse(_)
+            | Message::ComparisonReport(_) => Ok(()),
         }
     }
 

@@ -45,7 +45,8 @@ impl Direction {
             | Message::FetchEntriesRequest(_)
             | Message::DescribeSnapshotRequest(_)
             | Message::RecountRequest(_)
-            | Message::RecountOffer(_) => Self::Request,
+            | Message::RecountOffer(_)
+            | Message::ComparisonReport(_) => Self::Request,
             Message::HelloResponse(_)
             | Message::GatherResponse(_)
             | Message::AdoptResponse(_)

@@ -253,6 +253,16 @@ fn damage(page: &mut Page, raft: &Metrics) {
         "Damage that was found so.",
         raft.scrub_findings,
     );
+    page.counter(
+        "raft_replica_comparisons_total",
+        "Comparisons of replicas that ended.",
+        raft.comparisons,
+    );
+    page.counter(
+        "raft_replica_differences_total",
+        "Differences between replicas that were found so; each is named in an error line.",
+        raft.replica_differences,
+    );
 }
 
 fn group(page: &mut Page, status: &Status) {
