@@ -6,6 +6,7 @@
 //! copying them. All other bodies are a version byte followed by one serialised value.
 
 mod members;
+mod replicas;
 mod snapshot;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::members::{MemberChange, MemberInfo, MemberList, MemberRole, RemovalSafety};
+pub use self::replicas::{ReplicaDifference, ReplicasCompared};
 pub use self::snapshot::{
     MAX_SNAPSHOT_PART_BYTES, ReadSnapshotRequest, SnapshotOffer, SnapshotPart,
 };
@@ -53,6 +55,8 @@ pub enum RequestKind {
     TakeSnapshot = 137,
     /// Send a part of a snapshot; the body is a [`ReadSnapshotRequest`].
     ReadSnapshot = 138,
+    /// Have the replicas compared; the body is empty.
+    CompareReplicas = 139,
 }
 
 impl RequestKind {
@@ -71,6 +75,7 @@ impl RequestKind {
             136 => Self::ChangeMembers,
             137 => Self::TakeSnapshot,
             138 => Self::ReadSnapshot,
+            139 => Self::CompareReplicas,
             _ => return None,
         })
     }
@@ -98,6 +103,8 @@ pub enum ResponseKind {
     Snapshot = 199,
     /// A part of a snapshot; the body is a [`SnapshotPart`].
     SnapshotPart = 200,
+    /// Replicas were compared; the body is a [`ReplicasCompared`].
+    Compared = 201,
 }
 
 impl ResponseKind {
@@ -114,6 +121,7 @@ impl ResponseKind {
             198 => Self::Members,
             199 => Self::Snapshot,
             200 => Self::SnapshotPart,
+            201 => Self::Compared,
             _ => return None,
         })
     }
@@ -455,6 +463,23 @@ mod tests {
         };
         assert_eq!(&to_body(&redirect)[..], b"\x01\x01\x02\x01\x03h:1");
         assert_eq!(&to_body(&ServerRefusal::Superseded)[..], [1, 5]);
+        let compared = ReplicasCompared {
+            entry: 300,
+            entries: Some((2, 9)),
+            reported: vec![NodeId(1), NodeId(2)],
+            silent: vec![NodeId(3)],
+            differences: vec![ReplicaDifference {
+                entries: None,
+                nodes: vec![NodeId(2)],
+                is_named: true,
+                text: "t".to_owned(),
+            }],
+        };
+        let bytes = [
+            1, 251, 44, 1, 1, 2, 9, 2, 1, 2, 1, 3, 1, 0, 1, 2, 1, 1, b't',
+        ];
+        assert_eq!(&to_body(&compared)[..], bytes);
+        assert_eq!(from_body(&bytes), Ok(compared));
     }
 
     #[test]

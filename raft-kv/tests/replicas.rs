@@ -27,7 +27,9 @@ fn alter(cluster: &Cluster, id: usize, value: &[u8], by: &[u8]) -> LogIndex {
         .read(found.first_index, found.last.index, u64::MAX)
         .unwrap();
     let at = |payload: &[u8]| payload.windows(value.len()).position(|w| w == value);
-    let put = entries.into_iter().find(|entry| at(&entry.payload).is_some());
+    let put = entries
+        .into_iter()
+        .find(|entry| at(&entry.payload).is_some());
     let mut put = put.unwrap();
     assert_eq!(put.kind, EntryKind::Command);
     let mut payload = put.payload.to_vec();
@@ -87,7 +89,8 @@ async fn a_node_whose_log_was_altered_with_valid_checksums_is_named_and_its_log_
     let state = format!("the state of n{odd} differs from that of most members");
     all_note(&cluster, &[&state]).await;
     let deadline = Instant::now() + 3 * PATIENCE;
-    let named = format!("entries {index} to {index} in the log of n{odd} differ from those of most");
+    let named =
+        format!("entries {index} to {index} in the log of n{odd} differ from those of most");
     for id in 1..=3 {
         while !cluster.log(id).contains(&named) {
             assert!(Instant::now() < deadline, "node {id} names no entries");

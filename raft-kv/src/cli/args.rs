@@ -111,6 +111,8 @@ pub(super) enum Command {
     Status,
     /// Hand leadership to another node.
     Transfer(TransferArgs),
+    /// Have the members compare their stores and logs; fails if one differs, or has not reported.
+    VerifyReplicas(VerifyReplicasArgs),
     /// See and change who belongs to the cluster.
     Member(MemberArgs),
     /// Save, check and restore snapshots.
@@ -216,6 +218,13 @@ pub(super) struct ServerArgs {
 pub(super) struct TransferArgs {
     /// The id of the next leader.
     pub(super) id: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyReplicasArgs {
+    /// Go on until the whole log was compared, instead of the next stretch of it.
+    #[arg(long, env = "RAFT_KV_VERIFY_ALL")]
+    pub(super) all: bool,
 }
 
 #[derive(Debug, Args)]

@@ -16,6 +16,7 @@ mod output;
 mod pace;
 mod pairs;
 mod recover;
+mod replicas;
 mod serve;
 mod snapshot;
 mod status;
@@ -65,6 +66,7 @@ fn run(parsed: Parsed) -> Result<(), CliError> {
         Command::Cas(args) => block_on(data::compare_and_swap(&common, args)),
         Command::Status => block_on(status::status(&common)),
         Command::Transfer(args) => block_on(status::transfer(&common, &args)),
+        Command::VerifyReplicas(args) => block_on(replicas::verify(&common, &args)),
         Command::Member(args) => block_on(member::run(&common, &args)),
         Command::Snapshot(args) => snapshot::run(&common, &args),
         Command::Recover(args) => recover::run(&common, &args),

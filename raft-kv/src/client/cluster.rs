@@ -11,12 +11,16 @@ use super::exchange::{Answer, exchange};
 use super::request::Request;
 use super::{Client, ClientError, error, status_of};
 use crate::protocol::{
-    self, MemberChange, MemberList, NodeStatus, RequestKind, ResponseKind, TransferRequest,
+    self, MemberChange, MemberList, NodeStatus, ReplicasCompared, RequestKind, ResponseKind,
+    TransferRequest,
 };
 
 /// How long [`Client::status`] waits for one endpoint; the others are not held up by one that is
 /// dead.
 pub const STATUS_BOUND: Duration = Duration::from_millis(1_000);
+
+/// Longer than a server takes to answer that a comparison did not come about.
+const COMPARISON_BOUND: Duration = Duration::from_secs(90);
 
 impl Client {
     /// Hands leadership to another node.
@@ -28,6 +32,24 @@ impl Client {
         match self.call(&request, Repetition::Harmless).await? {
             (ResponseKind::Done, _) => Ok(()),
             _ => Err(ClientError::Mismatched),
+        }
+    }
+
+    /// Has the leader compare the replicas, and waits for what the members report: half a minute if
+    /// one of them does not.
+    ///
+    /// # Errors
+    /// [`ClientError`]; asking again does no harm.
+    pub async fn compare_replicas(&self) -> Result<ReplicasCompared, ClientError> {
+        let (leader, _) = self.leader().await?;
+        let request = Request::empty(RequestKind::CompareReplicas);
+        let asked = self.ask(&leader, &request, bounds_of_one(COMPARISON_BOUND));
+        match asked.await {
+            Attempt::Answered((ResponseKind::Compared, body)) => Ok(protocol::from_body(&body)?),
+            Attempt::Answered(_) | Attempt::Redirected { .. } => Err(ClientError::Mismatched),
+            Attempt::NotDone(problem) | Attempt::Unsure(problem) => {
+                Err(CallError::Refused(problem).into())
+            }
         }
     }
 

@@ -123,7 +123,8 @@ fn shows_progress(kind: RequestKind, attempt: &Attempt<Answer>) -> bool {
         | RequestKind::Members
         | RequestKind::ChangeMembers
         | RequestKind::TakeSnapshot
-        | RequestKind::ReadSnapshot => false,
+        | RequestKind::ReadSnapshot
+        | RequestKind::CompareReplicas => false,
     };
     needs_quorum && matches!(attempt, Attempt::Answered(_))
 }
@@ -166,7 +167,8 @@ fn attempt_of(address: &str, response: Response) -> Attempt<Answer> {
         | ResponseKind::Done
         | ResponseKind::Members
         | ResponseKind::Snapshot
-        | ResponseKind::SnapshotPart => Attempt::Answered((kind, response.body)),
+        | ResponseKind::SnapshotPart
+        | ResponseKind::Compared => Attempt::Answered((kind, response.body)),
         ResponseKind::Redirect => match protocol::from_body::<Redirect>(&response.body) {
             Ok(redirect) => Attempt::Redirected {
                 from: address.to_owned(),

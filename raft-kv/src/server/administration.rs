@@ -18,6 +18,7 @@ pub(super) enum Work {
     ChangeMembers(MemberChange),
     TakeSnapshot,
     ReadSnapshot(ReadSnapshotRequest),
+    CompareReplicas,
 }
 
 impl Work {
@@ -44,6 +45,11 @@ impl Work {
         Ok(Self::ReadSnapshot(protocol::from_body(body)?))
     }
 
+    pub(super) fn compare_replicas(body: &[u8]) -> Result<Self, ServerRefusal> {
+        nothing(body)?;
+        Ok(Self::CompareReplicas)
+    }
+
     /// Does it, and answers.
     pub(super) async fn carry_out(self, id: NodeId, raft: Raft, responder: Responder) {
         match self {
@@ -51,6 +57,7 @@ impl Work {
             Self::Transfer(to) => responder.transferred(raft.transfer_leadership(to).await),
             Self::Members => responder.members(&raft).await,
             Self::ChangeMembers(change) => responder.change_members(&raft, change).await,
+            Self::CompareReplicas => responder.compared(raft.compare_replicas().await),
             Self::TakeSnapshot => responder.snapshot(raft.take_snapshot().await),
             Self::ReadSnapshot(part) => {
                 let max_bytes = part.max_bytes.min(MAX_SNAPSHOT_PART_BYTES);

@@ -6,15 +6,15 @@ use bytes::Bytes;
 use raft_core::MembershipChange;
 use raft_net::{ClientConnection, SendError};
 use raft_node::{
-    ChangeError, ChangeSafety, LeaderHint, NodeState, ProposeError, Raft, ReadError, SnapshotError,
-    TransferError,
+    ChangeError, ChangeSafety, ComparisonOutcome, LeaderHint, NodeState, ProposeError, Raft,
+    ReadError, SnapshotError, TransferError,
 };
 use raft_proto::{Member, SnapshotDescription};
 
 use super::status::member_list;
 use crate::protocol::{
-    self, MemberChange, Redirect, RemovalSafety, ResponseKind, ServerRefusal, SnapshotOffer,
-    SnapshotPart,
+    self, MemberChange, Redirect, RemovalSafety, ReplicasCompared, ResponseKind, ServerRefusal,
+    SnapshotOffer, SnapshotPart,
 };
 
 /// What an unanswered request means when its responder is dropped.
@@ -166,6 +166,18 @@ impl Responder {
         match raft.change_membership(vec![change], safety).await {
             Ok(_) => self.members(raft).await,
             Err(error) => self.not_changed(error),
+        }
+    }
+
+    /// Tells of a comparison of replicas.
+    pub(super) fn compared(mut self, outcome: Result<ComparisonOutcome, ProposeError>) {
+        match outcome {
+            Ok(outcome) => {
+                self.unanswered = Unanswered::Answered;
+                let compared = ReplicasCompared::from(&outcome);
+                self.send(ResponseKind::Compared, &protocol::to_body(&compared), &[]);
+            }
+            Err(error) => self.not_proposed(error),
         }
     }
 

@@ -103,6 +103,9 @@ impl Service {
             RequestKind::ReadSnapshot => {
                 return self.administer(raft, Work::read_snapshot(&body), responder);
             }
+            RequestKind::CompareReplicas => {
+                return self.administer(raft, Work::compare_replicas(&body), responder);
+            }
         }
         Ok(())
     }
@@ -218,7 +221,8 @@ const fn changes_state(kind: RequestKind) -> bool {
         | RequestKind::Transfer
         | RequestKind::Members
         | RequestKind::TakeSnapshot
-        | RequestKind::ReadSnapshot => false,
+        | RequestKind::ReadSnapshot
+        | RequestKind::CompareReplicas => false,
     }
 }
 

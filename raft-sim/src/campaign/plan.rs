@@ -135,7 +135,7 @@ impl Plan {
         }
         let mut random_comparison = Random::stream(seed, Stream::Nemesis(STREAM_COMPARISON));
         if random_comparison.per_mille(400) {
-            world.compare_every_ms = Some(*random_comparison.pick(&[100, 500, 2_000]));
+            world.compare_every_ms = Some(*random_comparison.pick(&[1_000, 3_000]));
         }
         let kinds = draw_kinds(&mut random);
         let faults = draw_faults(seed, &kinds);

@@ -76,7 +76,7 @@ pub struct ReachedComparison {
 /// See the module's page.
 #[derive(Default)]
 pub(super) struct Comparing {
-    /// The last entry that was compared; the next comparison goes on behind it.
+    /// The next comparison goes on behind this entry, or at the start of the log if that is later.
     cursor: LogIndex,
     /// When this node, as leader, starts the next one.
     next: Option<Time>,
@@ -184,7 +184,12 @@ impl Driver {
                 );
                 continue;
             };
-            self.comparing.cursor = comparison.last;
+            self.comparing.cursor = if comparison.entries() < Comparison::MAX_ENTRIES {
+                // It reaches to the end of the log: the next one begins at its start.
+                LogIndex::ZERO
+            } else {
+                comparison.last
+            };
             let until = after(now, self.limits.comparison.patience);
             self.comparing.rounds.open(entry, comparison, until);
             // Of the one before, what was read so far is told.
@@ -247,9 +252,11 @@ impl Driver {
 
     /// Tells all other members, and itself.
     fn report_comparison(&mut self, now: Time, reading: Reading) {
-        let (report, end) = reading.finish();
-        if self.comparing.rounds.is_newest(report.entry.index) {
-            self.comparing.cursor = end;
+        let (report, rest) = reading.finish();
+        if self.comparing.rounds.is_newest(report.entry.index)
+            && let Some(rest) = rest
+        {
+            self.comparing.cursor = rest;
         }
         let me = self.core.id();
         for to in self.member_ids() {

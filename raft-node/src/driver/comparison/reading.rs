@@ -124,13 +124,12 @@ impl Reading {
         }
     }
 
-    /// What was found, and the last entry that was looked at.
-    pub(super) fn finish(mut self) -> (ComparisonReport, LogIndex) {
-        let end = self.section().map_or(self.comparison.last, |(first, _)| {
-            // What is left over comes first the next time; a section too large to be ever read
-            // is passed over.
+    /// What was found; and, if not all was looked at, the entry behind which the rest is.
+    pub(super) fn finish(mut self) -> (ComparisonReport, Option<LogIndex>) {
+        let rest = self.section().map(|(first, end)| {
+            // A section that is too large to be ever read whole is passed over.
             if self.sections.is_empty() {
-                self.comparison.last
+                end
             } else {
                 first.previous()
             }
@@ -140,7 +139,7 @@ impl Reading {
             state: self.state,
             sections: std::mem::take(&mut self.sections),
         };
-        (report, end)
+        (report, rest)
     }
 
     /// First and last entry of the section that is read.
@@ -212,8 +211,8 @@ mod tests {
             let last = (first + 6).min(200);
             pieces.take(Time::ZERO, &entries(first, last), u64::MAX);
         }
-        let (whole, end) = whole.finish();
-        assert_eq!((&whole, end), (&pieces.finish().0, LogIndex(200)));
+        let (whole, rest) = whole.finish();
+        assert_eq!((&whole, rest), (&pieces.finish().0, None));
         assert_eq!(whole.sections.len(), 49);
         assert!(whole.sections.iter().all(Option::is_some));
     }
@@ -290,8 +289,8 @@ mod tests {
             reading.take(Time::ZERO, &[large(index)], u64::MAX);
         }
         assert_eq!(reading.step(Time::ZERO, LogIndex::ZERO), Step::Done);
-        let (report, end) = reading.finish();
-        assert_eq!((report.sections.len(), end), (0, LogIndex(200)));
+        let (report, rest) = reading.finish();
+        assert_eq!((report.sections.len(), rest), (0, Some(LogIndex(8))));
 
         let mut reading = super::Reading::new(
             Time::ZERO,
@@ -306,7 +305,7 @@ mod tests {
             reading.step(Time::ZERO, LogIndex::ZERO);
             reading.take(Time::ZERO, &[large(index)], u64::MAX);
         }
-        let (report, end) = reading.finish();
-        assert_eq!((report.sections.len(), end), (3, LogIndex(7)));
+        let (report, rest) = reading.finish();
+        assert_eq!((report.sections.len(), rest), (3, Some(LogIndex(7))));
     }
 }
