@@ -55,14 +55,6 @@ fn cluster() -> ClusterId {
     ClusterId(std::array::from_fn(|at| 0xa0 + at as u8))
 }
 
-/// The entries from 5 to 300.
-pub(crate) fn comparison() -> Comparison {
-    Comparison {
-        first: LogIndex(5),
-        last: LogIndex(300),
-    }
-}
-
 /// Three voters, one of them not bound to an incarnation yet.
 pub(crate) fn voters() -> Membership {
     let member = |id: u64, incarnation| {
