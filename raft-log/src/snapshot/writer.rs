@@ -58,7 +58,7 @@ impl SnapshotWriter {
             .vfs
             .create(&path)
             .map_err(|source| SnapshotError::file("create", &path, source))?;
-        let mut buffer = AlignedBuffer::zeroed(WRITE_BYTES / BLOCK_BYTES);
+        let mut buffer = AlignedBuffer::zeroed(header_bytes.len() / BLOCK_BYTES);
         buffer.bytes_mut()[..header_bytes.len()].copy_from_slice(&header_bytes);
         Ok(Self {
             stamp: Stamp::new(&header),
@@ -88,6 +88,7 @@ impl SnapshotWriter {
             let count = bytes.len().min(CHUNK_PAYLOAD_BYTES - self.open_payload);
             let (now, later) = bytes.split_at(count);
             let start = self.filled + CHUNK_HEADER_BYTES + self.open_payload;
+            self.make_room(start + count);
             self.buffer.bytes_mut()[start..start + count].copy_from_slice(now);
             self.open_payload += count;
             self.payload_bytes += count as u64;
@@ -146,6 +147,12 @@ impl SnapshotWriter {
         }
     }
 
+    /// Small snapshots shall not cost the memory of large ones.
+    fn make_room(&mut self, bytes: usize) {
+        let blocks = bytes.div_ceil(BLOCK_BYTES).next_power_of_two();
+        self.buffer.grow(blocks.min(WRITE_BYTES / BLOCK_BYTES));
+    }
+
     /// Completes the chunk under way and makes room for another.
     fn close_chunk(&mut self) -> Result<(), SnapshotError> {
         let slot_bytes = chunk_slot_bytes(self.open_payload);
@@ -155,7 +162,7 @@ impl SnapshotWriter {
         self.filled = end;
         self.open_payload = 0;
         self.chunks += 1;
-        if self.buffer.len() - self.filled < CHUNK_BYTES {
+        if WRITE_BYTES - self.filled < CHUNK_BYTES {
             self.write_out()?;
         }
         Ok(())

@@ -55,6 +55,15 @@ impl AlignedBuffer {
         );
     }
 
+    /// Makes it at least `blocks` blocks, of which those that are new are zeros.
+    pub fn grow(&mut self, blocks: usize) {
+        if blocks * BLOCK_BYTES > self.length {
+            let mut larger = Self::zeroed(blocks);
+            larger.bytes_mut()[..self.length].copy_from_slice(self);
+            *self = larger;
+        }
+    }
+
     /// The bytes, to be filled in.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.raw[self.start..self.start + self.length]
@@ -117,6 +126,20 @@ mod tests {
             assert!(buffer.iter().all(|byte| *byte == 0));
             assert_eq!(buffer.as_aligned().as_ptr().addr() % BLOCK_BYTES, 0);
             buffer.bytes_mut().fill(0xff);
+        }
+    }
+
+    #[test]
+    fn a_buffer_that_grows_keeps_what_it_has() {
+        let mut buffer = AlignedBuffer::zeroed(1);
+        buffer.bytes_mut().fill(0xff);
+        for (blocks, has) in [(1, 1), (5, 5), (3, 5)] {
+            buffer.grow(blocks);
+            assert_eq!(buffer.len(), has * BLOCK_BYTES);
+            let (kept, new) = buffer.split_at(BLOCK_BYTES);
+            assert!(kept.iter().all(|byte| *byte == 0xff));
+            assert!(new.iter().all(|byte| *byte == 0));
+            assert_eq!(buffer.as_aligned().as_ptr().addr() % BLOCK_BYTES, 0);
         }
     }
 }

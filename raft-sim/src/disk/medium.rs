@@ -32,7 +32,7 @@ pub(super) fn name_within<'a>(name: &'a str, directory: &str) -> Option<&'a str>
 }
 
 /// A block that is not all zeros; shared between cache and medium while they agree.
-type Block = Arc<[u8; BLOCK_BYTES]>;
+type Block = Arc<[u8]>;
 
 /// Everything on a disk and in the page cache above it.
 #[derive(Debug)]
@@ -236,7 +236,7 @@ impl Medium {
     pub(super) fn rot(&mut self) -> Option<(Name, u64)> {
         let (path, inode, block) = self.draw_written_block()?;
         let file = self.inodes.get_mut(&inode)?;
-        let mut bytes = *file.durable.get(block)?.clone()?;
+        let mut bytes = file.durable.get(block)?.as_ref()?.to_vec();
         let first = self.random.below(SECTORS as u64) as usize;
         let written = |sector: &usize| sector_of(&bytes, *sector) != sector_of(&ZEROS, *sector);
         let sector = (0..SECTORS).map(|n| (first + n) % SECTORS).find(written)?;
@@ -344,11 +344,7 @@ impl Inode {
         if is_zero && self.durable[block].is_none() && self.cache[block].is_none() {
             return;
         }
-        self.cache[block] = (!is_zero).then(|| {
-            let mut bytes = ZEROS;
-            bytes.copy_from_slice(chunk);
-            Arc::new(bytes)
-        });
+        self.cache[block] = (!is_zero).then(|| Arc::from(chunk));
         let durable = content(&self.durable[block]);
         let differs = |sector: &usize| sector_of(chunk, *sector) != sector_of(durable, *sector);
         let mask = (0..SECTORS)
@@ -444,21 +440,21 @@ impl Inode {
             Side::Durable => (&self.cache[block], &mut self.durable[block]),
             Side::Cache => (&self.durable[block], &mut self.cache[block]),
         };
-        let mut merged = *content(to);
+        let mut merged = content(to).to_vec();
         for sector in (0..SECTORS).filter(|sector| mask & (1 << sector) != 0) {
             let range = sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES;
             merged[range.clone()].copy_from_slice(&content(from)[range]);
         }
-        *to = (merged != ZEROS).then(|| Arc::new(merged));
+        *to = (merged != ZEROS).then(|| Arc::from(merged));
     }
 
     /// Puts a sector of `bytes` into the cache and on the medium.
-    fn replace_sector(&mut self, block: usize, sector: usize, bytes: &[u8; BLOCK_BYTES]) {
+    fn replace_sector(&mut self, block: usize, sector: usize, bytes: &[u8]) {
         for side in [&mut self.cache[block], &mut self.durable[block]] {
-            let mut changed = *content(side);
+            let mut changed = content(side).to_vec();
             let range = sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES;
             changed[range.clone()].copy_from_slice(&bytes[range]);
-            *side = (changed != ZEROS).then(|| Arc::new(changed));
+            *side = (changed != ZEROS).then(|| Arc::from(changed));
         }
     }
 }
@@ -469,7 +465,7 @@ enum Side {
     Durable,
 }
 
-fn content(block: &Option<Block>) -> &[u8; BLOCK_BYTES] {
+fn content(block: &Option<Block>) -> &[u8] {
     block.as_deref().unwrap_or(&ZEROS)
 }
 

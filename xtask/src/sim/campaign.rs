@@ -6,10 +6,11 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use raft_sim::campaign::{Failure, Plan, Report, run};
+use raft_sim::campaign::{Failure, Report, run};
 use raft_sim::{Mark, Tally, TraceDepth};
 use serde_json::json;
 
+use super::Plans;
 use super::workload::Factory;
 
 /// One seed in so many runs twice and must leave the same trace.
@@ -27,7 +28,7 @@ pub(crate) struct Campaign {
     seeds: Option<u64>,
     deadline: Option<Instant>,
     workload: Factory,
-    plan_of: fn(u64) -> Plan,
+    plans: Plans,
     taken: AtomicU64,
     outcome: Mutex<Outcome>,
 }
@@ -55,14 +56,14 @@ impl Campaign {
         seeds: Option<u64>,
         deadline: Option<Instant>,
         workload: Factory,
-        plan_of: fn(u64) -> Plan,
+        plans: Plans,
     ) -> Self {
         Self {
             first,
             seeds,
             deadline,
             workload,
-            plan_of,
+            plans,
             taken: AtomicU64::new(0),
             outcome: Mutex::default(),
         }
@@ -87,7 +88,7 @@ impl Campaign {
     fn work(&self, start: Instant, shows: bool) {
         let mut shown = start;
         while let Some(seed) = self.next_seed() {
-            let plan = (self.plan_of)(seed);
+            let plan = self.plans.plan(seed);
             let depth = TraceDepth::Latest(LATEST);
             let result = run(&plan, &self.workload, depth);
             let repeated = seed.is_multiple_of(REPEAT_EVERY).then(|| {

@@ -57,6 +57,9 @@ pub(crate) struct Options {
     /// Damages more disks than the cluster can bear: it must then stop and say so, and lose nothing
     #[arg(long)]
     beyond_atlas: bool,
+    /// So many clients, for more or less load; by default 4 to 8, drawn from the seed
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    clients: Option<u64>,
     /// Fails unless every rare state was reached
     #[arg(long)]
     require_marks: bool,
@@ -74,7 +77,7 @@ pub(crate) fn run_chore(options: &Options) -> Result<(), String> {
     silence_panics();
     let workload = options.workload.factory()?;
     if let Some(seed) = options.seed {
-        return run_one(options.plan_of()(seed), options, workload);
+        return run_one(options.plans().plan(seed), options, workload);
     }
     let deadline = options
         .minutes
@@ -83,7 +86,7 @@ pub(crate) fn run_chore(options: &Options) -> Result<(), String> {
         return Err("say which: --seed N, --seeds N or --minutes M".to_string());
     }
     let first = options.from.unwrap_or_else(seed_of_now);
-    let campaign = Campaign::new(first, options.seeds, deadline, workload, options.plan_of());
+    let campaign = Campaign::new(first, options.seeds, deadline, workload, options.plans());
     let outcome = campaign.run(options.jobs.max(1));
     println!("{}", outcome.summary());
     for (seed, failure) in &outcome.failures {
@@ -92,7 +95,7 @@ pub(crate) fn run_chore(options: &Options) -> Result<(), String> {
     if let Some((seed, failure)) = outcome.failures.first_key_value()
         && !options.no_shrink
     {
-        story::tell_shrunk(&options.plan_of()(*seed), failure.clone(), workload);
+        story::tell_shrunk(&options.plans().plan(*seed), failure.clone(), workload);
     }
     if !outcome.failures.is_empty() {
         return Err(format!("{} seeds failed", outcome.failures.len()));
@@ -141,13 +144,30 @@ fn run_optimised(features: &[&str], arguments: &[String]) -> Result<(), String> 
 }
 
 impl Options {
-    /// What makes a plan of a seed.
-    fn plan_of(&self) -> fn(u64) -> Plan {
-        if self.beyond_atlas {
-            Plan::draw_beyond_atlas
-        } else {
-            Plan::draw
+    fn plans(&self) -> Plans {
+        Plans {
+            draw: if self.beyond_atlas {
+                Plan::draw_beyond_atlas
+            } else {
+                Plan::draw
+            },
+            clients: self.clients,
         }
+    }
+}
+
+/// What makes a plan of a seed.
+#[derive(Clone, Copy)]
+struct Plans {
+    draw: fn(u64) -> Plan,
+    clients: Option<u64>,
+}
+
+impl Plans {
+    fn plan(self, seed: u64) -> Plan {
+        let mut plan = (self.draw)(seed);
+        plan.clients = self.clients.unwrap_or(plan.clients);
+        plan
     }
 }
 
