@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::Role;
 use raft_log::vfs::{Access, AlignedBytes, Content, LockGuard, RealVfs, Vfs, VfsFile, Writers};
 use raft_log::{DataDir, LogOptions};
 use raft_node::{

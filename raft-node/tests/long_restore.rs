@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::Role;
 use raft_log::{DataDir, LogOptions, vfs::RealVfs};
 use raft_node::{
     Applied, ApplyOn, MemoryNetwork, Parts, Raft, RaftConfig, ReadConsistency, ReadError,

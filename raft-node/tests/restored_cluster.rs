@@ -6,15 +6,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use raft_log::vfs::{RealVfs, Vfs};
 use raft_log::{DataDir, LogOptions};
 use raft_node::restore::{RestorePlan, restore_directory};
 use raft_node::{
-    Applied, ChangeError, ChangeSafety, FatalError, MembershipChange, MemoryNetwork, NodeState,
-    Parts, Raft, RaftConfig, ReadConsistency, Small, SmallState,
+    ChangeError, ChangeSafety, FatalError, MembershipChange, MemoryNetwork, NodeState, Parts, Raft,
+    RaftConfig, ReadConsistency, Small,
 };
 use raft_proto::{Incarnation, Member, NodeId, Promotion};
 

@@ -1,7 +1,6 @@
 //! The same seed gives the same run, whatever happens in it; another seed another one.
 
-use bytes::Bytes;
-use raft_node::{Applied, Small, SmallState};
+use raft_node::Small;
 use raft_proto::NodeId;
 use raft_sim::{ClockOptions, Cluster, ClusterOptions, LinkOptions, TraceDepth};
 

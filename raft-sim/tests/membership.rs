@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::Role;
-use raft_node::{Applied, ChangeSafety, MembershipChange, Small, SmallState, SnapshotPolicy};
+use raft_node::{ChangeSafety, MembershipChange, Small, SnapshotPolicy};
 use raft_proto::{LogIndex, Membership, NodeId, Promotion};
 use raft_sim::{Cluster, ClusterOptions, LinkOptions, Random, SimClient, Stream, Time};
 

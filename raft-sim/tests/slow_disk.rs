@@ -1,8 +1,7 @@
 //! Disks that stall or are slow on all nodes at once, as when the nodes share one: leadership must
 //! not go round (D11), because no other node could do better.
 
-use bytes::Bytes;
-use raft_node::{Applied, Small, SmallState};
+use raft_node::Small;
 use raft_proto::{NodeId, Term};
 use raft_sim::{Cluster, ClusterOptions, Latency, ProcessOptions};
 

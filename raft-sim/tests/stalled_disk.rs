@@ -1,7 +1,6 @@
 //! A leader whose disk hangs does not hold up those who could go on without it.
 
-use bytes::Bytes;
-use raft_node::{Applied, Small, SmallState};
+use raft_node::Small;
 use raft_proto::NodeId;
 use raft_sim::{Cluster, ClusterOptions};
 

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::Role;
 use raft_log::{DataDir, LogOptions, vfs::RealVfs};
 use raft_node::{
     Applied, ApplyOn, FetchProgress, MemoryNetwork, NodeState, Parts, Raft, RaftConfig,
