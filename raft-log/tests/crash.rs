@@ -226,6 +226,50 @@ fn installs_and_memberships() -> Vec<Step> {
     ]
 }
 
+/// Entries are found wanting and get other content, in the segment that is written and behind seals,
+/// while the log grows, shrinks, is compacted and reopened. What was refilled never goes back.
+fn refills() -> Vec<Step> {
+    let large = Step::Append {
+        count: 3,
+        bytes: 5000,
+    };
+    vec![
+        large.clone(),
+        Step::Members { voters: 3 },
+        large.clone(),
+        Step::Rot { back: 1, count: 4 },
+        Step::Refill { most: 2 },
+        large.clone(),
+        Step::Refill { most: 9 },
+        Step::Rot { back: 2, count: 5 },
+        Step::Truncate { removed: 4 },
+        Step::Refill { most: 9 },
+        large.clone(),
+        Step::Rot { back: 0, count: 9 },
+        Step::Compact { left: 5 },
+        Step::Refill { most: 3 },
+        Step::Reopen,
+        Step::Rot { back: 0, count: 2 },
+        Step::Replace { removed: 1 },
+        Step::Refill { most: 9 },
+        Step::Reopen,
+        Step::Append {
+            count: 1,
+            bytes: 50,
+        },
+    ]
+}
+
+#[test]
+fn refills_survive_every_cut() {
+    check_every_cut("refills", &refills(), LogOptions::small());
+}
+
+#[test]
+fn crashes_during_the_recovery_of_refills_change_nothing() {
+    check_crashes_during_recovery("refills", &refills(), &[20, 45, 70]);
+}
+
 #[test]
 fn installs_and_memberships_survive_every_cut() {
     check_every_cut("installs", &installs_and_memberships(), LogOptions::small());

@@ -21,6 +21,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..20u64).prop_map(|left| Step::Compact { left }),
         1 => (0..5u64).prop_map(|beyond| Step::Install { beyond }),
         1 => (0..9u64).prop_map(|covered| Step::InstallOver { covered }),
+        2 => (0..8u64, 1..6u64).prop_map(|(back, count)| Step::Rot { back, count }),
+        2 => (1..6usize).prop_map(|most| Step::Refill { most }),
         1 => Just(Step::Vouch),
         1 => Just(Step::Reopen),
     ]
@@ -41,6 +43,8 @@ proptest! {
             let log = pair.log.as_ref().unwrap();
             prop_assert_eq!(log.last(), pair.synced.last());
             prop_assert_eq!(log.last_staged(), pair.wanted.last());
+            let missing: u64 = log.missing().iter().map(|hole| hole.last.since(hole.first) + 1).sum();
+            prop_assert!(missing >= pair.holes.len() as u64, "what is wrong is not read");
         }
         // Staged and not synced: lost without a trace.
         let mut choices = Choices(seed);

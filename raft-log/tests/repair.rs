@@ -181,6 +181,43 @@ fn a_hole_that_is_truncated_or_compacted_away_is_gone() {
     );
 }
 
+/// An entry whose bytes are sound and wrong, as a comparison of replicas finds it, is replaced for good:
+/// in the segment that is written, behind a seal, and after it was copied.
+#[test]
+fn a_refill_counts_although_what_it_replaces_reads_well() {
+    for opens_before in 0..3 {
+        let (vfs, _) = damaged_later(&[append(3, 700), append(2, 100), Step::Vouch]);
+        for _ in 0..opens_before {
+            drop(open(&vfs).unwrap());
+        }
+        let (dir, mut log, _) = open(&vfs).unwrap();
+        let mut right = log
+            .reader()
+            .read(LogIndex(2), LogIndex(2), 1 << 20)
+            .unwrap();
+        // Of another length, too.
+        right[0].payload = Bytes::from(vec![0x77; 333]);
+        log.report_rot(LogIndex(2), LogIndex(2));
+        log.stage(LogWrite {
+            refill: right.clone(),
+            ..LogWrite::default()
+        })
+        .unwrap();
+        log.sync().unwrap();
+        drop((dir, log));
+        for open_after in 0..4 {
+            let (dir, mut log, recovered) = open(&vfs.crash(&mut |_| true)).unwrap();
+            let read = log.reader().read(LogIndex(2), LogIndex(2), 1 << 20);
+            assert_eq!(read.unwrap(), right, "open {open_after}");
+            assert_eq!(recovered.entry_sizes, [700, 333, 700, 100, 100]);
+            log.vouch_if_idle().unwrap();
+            drop((dir, log));
+            // The next one finds what this one has left.
+            drop(open(&vfs).unwrap());
+        }
+    }
+}
+
 #[test]
 fn a_refill_larger_than_a_batch_and_a_segment_arrives_whole() {
     let steps: Vec<Step> = (0..40).map(|_| append(1, 5000)).collect();

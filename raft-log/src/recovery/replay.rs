@@ -109,6 +109,9 @@ impl Replay {
         self.cut_sizes(change.keep.index, change.mark.index);
         let live = change.last.index.next().since(self.sizes_from);
         self.sizes.resize(live as usize, 0);
+        if fixed.refill_count > 0 {
+            self.give_way(batch);
+        }
         self.place(batch, file);
         Ok(())
     }
@@ -131,6 +134,16 @@ impl Replay {
         }
     }
 
+    /// What a refill brings counts, and not what was found wanting, also if that reads well by now:
+    /// of two places the later one counts.
+    fn give_way(&mut self, batch: &ScannedBatch) {
+        for run in &batch.runs {
+            if let Some((first, last)) = self.live_part(run) {
+                self.index.lose(first, last);
+            }
+        }
+    }
+
     /// Says where the readable records of a batch stand, as far as they are the log's entries.
     fn place(&mut self, batch: &ScannedBatch, file: &Arc<SegmentFile>) {
         for run in &batch.runs {
@@ -139,15 +152,9 @@ impl Replay {
     }
 
     fn place_run(&mut self, run: &RecordRun, file: &Arc<SegmentFile>) {
-        let last = self.state.last.index;
-        let Some((from, to)) = self.state.metadata.range_of(run.term, last) else {
+        let Some((first, last)) = self.live_part(run) else {
             return;
         };
-        let first = run.first.max(from).max(self.index.first);
-        let last = run.last().min(to).min(self.index.last);
-        if first > last {
-            return;
-        }
         let slots = first.since(run.first) as usize..=last.since(run.first) as usize;
         for filled in self.index.fill(file, first, &run.offsets[slots]) {
             let count = filled.last.since(filled.first) as usize + 1;
@@ -155,6 +162,15 @@ impl Replay {
             let at = filled.first.since(self.sizes_from) as usize;
             self.sizes[at..at + count].copy_from_slice(&run.sizes[from..from + count]);
         }
+    }
+
+    /// The first and last of a run's records that are entries of the log.
+    fn live_part(&self, run: &RecordRun) -> Option<(LogIndex, LogIndex)> {
+        let end = self.state.last.index;
+        let (from, to) = self.state.metadata.range_of(run.term, end)?;
+        let first = run.first.max(from).max(self.index.first);
+        let last = run.last().min(to).min(self.index.last);
+        (first <= last).then_some((first, last))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Shared by the tests: a naive model of the log, steps that apply to both, and openers.
 #![allow(dead_code, reason = "each test binary uses its own part of it")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -98,8 +99,17 @@ impl Model {
         if found == before || found == self {
             return true;
         }
-        let prefix = self.entries.starts_with(&found.entries);
-        found.hard_state == self.hard_state && found.mark == self.mark && prefix
+        // What is refilled is as it was before, or as it is to be; each entry for itself.
+        let is_as_before = |entry: &Entry| {
+            let mut known = before.entries.iter();
+            known.any(|known| known == entry)
+        };
+        let pairs = || self.entries.iter().zip(&found.entries);
+        let is_prefix = found.entries.len() <= self.entries.len()
+            && pairs().all(|(own, found)| {
+                own == found || own.position() == found.position() && is_as_before(found)
+            });
+        found.hard_state == self.hard_state && found.mark == self.mark && is_prefix
     }
 }
 
@@ -124,6 +134,10 @@ pub(crate) enum Step {
     Install { beyond: u64 },
     /// Installs a snapshot that ends so many entries before the end, with another term there.
     InstallOver { covered: u64 },
+    /// So many entries, up to the one that stands so many before the end, turn out to be wrong.
+    Rot { back: u64, count: u64 },
+    /// Refills so many of these, with other content than they had.
+    Refill { most: usize },
     /// Vouches for the last batch if there is nothing else to do.
     Vouch,
     /// Closes and opens again.
@@ -140,6 +154,8 @@ pub(crate) struct Pair {
     pub(crate) synced: Model,
     /// What will be once the step under way is durable.
     pub(crate) wanted: Model,
+    /// Entries that are reported to be wrong. Their bytes are sound, so a reopened log has them.
+    pub(crate) holes: BTreeSet<LogIndex>,
     payloads: u64,
 }
 
@@ -156,6 +172,7 @@ impl Pair {
             log: None,
             synced: Model::default(),
             wanted: Model::default(),
+            holes: BTreeSet::new(),
             payloads: 0,
         }
     }
@@ -164,6 +181,7 @@ impl Pair {
         self.log = None;
         self.dir = None;
         self.wanted = self.synced.clone();
+        self.holes.clear();
         let (dir, log, recovered) = open_with(&self.vfs, self.options).map_err(|_| Stopped)?;
         assert_eq!(Model::of_log(&log, &recovered), self.synced);
         self.dir = Some(dir);
@@ -186,6 +204,7 @@ impl Pair {
         );
         self.synced = found.clone();
         self.wanted = found;
+        self.holes.clear();
         self.dir = Some(dir);
         self.log = Some(log);
     }
@@ -193,6 +212,11 @@ impl Pair {
     pub(crate) fn run(&mut self, step: &Step) -> Result<(), Stopped> {
         let write = match *step {
             Step::Reopen => return self.reopen(),
+            Step::Rot { back, count } => {
+                self.rot(back, count);
+                return Ok(());
+            }
+            Step::Refill { most } => self.refill(most),
             Step::Vouch => {
                 self.log().vouch_if_idle().map_err(stopped)?;
                 return Ok(());
@@ -260,9 +284,51 @@ impl Pair {
         }
         if let Some(from) = write.truncate_from {
             self.wanted.truncate_from(from);
+            self.holes.retain(|hole| *hole < from);
+        }
+        for refill in &write.refill {
+            let mut entries = self.wanted.entries.iter_mut();
+            *entries.find(|entry| entry.index == refill.index).unwrap() = refill.clone();
+            self.holes.remove(&refill.index);
         }
         self.wanted.entries.extend(write.entries.iter().cloned());
         self.log().stage(write).map_err(stopped)
+    }
+
+    /// Only what is durable, and is not about to be replaced, can be found wanting.
+    fn rot(&mut self, back: u64, count: u64) {
+        let synced = &self.synced.entries;
+        let durable: Vec<_> = synced
+            .iter()
+            .filter(|entry| self.wanted.entries.contains(entry))
+            .map(|entry| entry.index)
+            .collect();
+        let end = durable.len().saturating_sub(back as usize);
+        let lost = &durable[end.saturating_sub(count as usize)..end];
+        for &index in lost {
+            self.holes.insert(index);
+            self.log().report_rot(index, index);
+        }
+    }
+
+    /// Content for the first of the holes: other than it was, as long as the entry is not known by
+    /// its content.
+    fn refill(&mut self, most: usize) -> LogWrite {
+        let holes: Vec<LogIndex> = self.holes.iter().copied().take(most).collect();
+        let mut refill = Vec::new();
+        for index in holes {
+            let entry = self.wanted.entries.iter().find(|e| e.index == index);
+            let mut entry = entry.unwrap().clone();
+            if entry.kind == EntryKind::Command {
+                let bytes = (entry.payload.len() * 7 + 13) % 5_000;
+                entry.payload = self.entry(index, entry.term, bytes).payload;
+            }
+            refill.push(entry);
+        }
+        LogWrite {
+            refill,
+            ..LogWrite::default()
+        }
     }
 
     fn sync(&mut self) -> Result<(), Stopped> {
@@ -281,6 +347,7 @@ impl Pair {
         self.wanted
             .entries
             .retain(|entry| entry.index > through.index);
+        self.holes.retain(|hole| *hole > through.index);
         self.log().compact_prefix(through).map_err(stopped)?;
         self.sync()
     }
@@ -291,6 +358,7 @@ impl Pair {
         }
         self.wanted.mark = through;
         self.wanted.entries.clear();
+        self.holes.clear();
         self.log().compact_prefix(through).map_err(stopped)?;
         self.sync()
     }
