@@ -137,6 +137,36 @@ impl Cluster {
         started
     }
 
+    /// Lets a node's power fail at the operation of its disk that comes after so many more, whatever
+    /// the operation is for. Ask [`Cluster::power_has_failed`] after every event.
+    pub fn cut_power_after(&mut self, node: NodeId, operations: u64) {
+        if let Some(entry) = self.nodes.get_mut(&node) {
+            entry.disk.stop_after(operations);
+        }
+    }
+
+    /// Whether the node's power failed where [`Cluster::cut_power_after`] wanted it; its process
+    /// has ended then, and it can be started again.
+    pub fn power_has_failed(&mut self, node: NodeId) -> bool {
+        let known_as = self.known_as(node);
+        let Some(entry) = self.nodes.get_mut(&node) else {
+            return false;
+        };
+        if !entry.disk.has_stopped() {
+            return false;
+        }
+        if let Some(process) = entry.process.take() {
+            entry.trouble.paused = None;
+            self.checker.stopped(known_as, process.writer.in_flight());
+            entry.disk.abandon(process.into_disk_work());
+        }
+        entry.disk.take_failures_met();
+        entry.disk.calm();
+        self.cut_power(node);
+        self.after_process_ended();
+        true
+    }
+
     /// A node stops by itself, because its disk failed: the page cache stays as it is.
     ///
     /// # Panics

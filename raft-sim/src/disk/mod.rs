@@ -326,6 +326,12 @@ impl Disk {
         medium.faults.stop_at = Some(medium.faults.operations + operations);
     }
 
+    /// Whether an operation was refused because of [`Disk::stop_after`].
+    pub(crate) fn has_stopped(&self) -> bool {
+        let faults = &self.vfs.medium().faults;
+        faults.stop_at.is_some_and(|at| faults.operations > at)
+    }
+
     /// Ends everything that fails at once; a full disk stays full.
     pub(crate) fn calm(&self) {
         let faults = &mut self.vfs.medium().faults;
