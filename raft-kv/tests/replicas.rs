@@ -1,5 +1,6 @@
 //! Real servers whose copies are no longer equal although every checksum is right: the one that differs
 //! is named by all of them, and what can be healed is.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 mod support;
 

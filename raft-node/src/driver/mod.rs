@@ -166,13 +166,7 @@ impl Driver {
                 safety,
                 waiter,
             } => self.change_membership(now, &changes, safety, waiter),
-            Input::Status { log_bytes, waiter } => {
-                let snapshots = self.snapshots.status();
-                let comparison = self.comparison();
-                waiter(Status::of(
-                    &self.core, now, log_bytes, snapshots, comparison,
-                ));
-            }
+            Input::Status { log_bytes, waiter } => waiter(self.status(now, log_bytes)),
             Input::CompareReplicas { waiter } => self.compare_replicas(now, waiter),
             Input::TakeSnapshot { waiter } => self.snapshots.want_for(waiter),
             Input::ReadSnapshot { part, waiter } => self.read_snapshot(now, part, waiter),
@@ -427,6 +421,11 @@ impl Driver {
         // Of those who are equally far, one that is down was heard of long ago.
         fit.max_by_key(|peer| (peer.match_index, peer.contact))
             .map(|peer| peer.id)
+    }
+
+    fn status(&self, now: Time, log_bytes: u64) -> Status {
+        let (snapshots, comparison) = (self.snapshots.status(), self.comparison());
+        Status::of(&self.core, now, log_bytes, snapshots, comparison)
     }
 
     /// How equal the replicas are, as far as this node knows.

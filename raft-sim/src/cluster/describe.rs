@@ -87,10 +87,7 @@ pub(super) fn numbers_of(message: &Message) -> [(&'static str, u64); 3] {
             (("entries", entries), ("denied", denied))
         }
         Message::RecountOffer(offer) => (("index", offer.entry.index.0), NOTHING),
-        Message::ComparisonReport(report) => {
-            let sections = report.sections.len() as u64;
-            (("index", report.entry.index.0), ("sections", sections))
-        }
+        Message::ComparisonReport(report) => (("index", report.entry.index.0), NOTHING),
         Message::RecountResponse(answer) => (("index", answer.entry.index.0), NOTHING),
     };
     [term, second, third]
