@@ -44,7 +44,7 @@ pub struct Config {
     pub max_inflight_messages: usize,
     /// Payload bytes on the way to one peer after which no further append is sent.
     pub max_inflight_bytes: u64,
-    /// Bytes that a leader holds uncommitted before it refuses proposals: payloads, and
+    /// Bytes that a leader holds uncommitted, or not durable, before it refuses proposals: payloads, and
     /// [`ENTRY_OVERHEAD_BYTES`] for each entry.
     pub max_uncommitted_bytes: u64,
     /// Largest payload of one proposal, in bytes.

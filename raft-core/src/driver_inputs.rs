@@ -41,7 +41,9 @@ impl RaftCore {
         if self.is_halted() {
             return;
         }
+        let durable_before = self.persists.durable_index();
         self.persists.complete(id);
+        self.entries_are_durable(durable_before);
         self.disk = Disk::Working;
         let filled = self.holes.completed(id);
         self.release(id);

@@ -61,13 +61,14 @@ pub enum ProposeError {
         /// The leader, if known.
         leader: Option<NodeId>,
     },
-    /// Too much is waiting to be committed.
+    /// Too much is waiting to be committed, or for this node's disk.
     #[error(
-        "{uncommitted_bytes} bytes wait to be committed and the limit is {limit_bytes}; retry later"
+        "{waiting_bytes} bytes wait to be committed or for the disk and the limit is \
+         {limit_bytes}; retry later"
     )]
     Overloaded {
-        /// Payload bytes that wait to be committed.
-        uncommitted_bytes: u64,
+        /// What entries count as that are not committed, or not durable on this node, in bytes.
+        waiting_bytes: u64,
         /// [`crate::Config::max_uncommitted_bytes`].
         limit_bytes: u64,
     },

@@ -83,8 +83,10 @@ impl RaftCore {
         }
         let is_unchecked =
             is_planted(Mutant::NoPreviousCheck) && previous.index <= self.log.last_index();
-        let is_covered =
-            previous.index < self.log.base().index && !is_planted(Mutant::CompactedIsConflict);
+        let is_covered = previous.index < self.log.base().index;
+        if is_covered && is_planted(Mutant::CompactedIsConflict) {
+            return self.take_for_conflict(from, request);
+        }
         // Entries before the base are committed and covered by a snapshot: they match.
         if !is_covered && !self.log.matches(previous) && !is_unchecked {
             if previous.index <= self.commit_index {
@@ -122,6 +124,22 @@ impl RaftCore {
             self.content_came_back();
         }
         self.acknowledge(from, request.sequence, last);
+        Ok(())
+    }
+
+    /// A planted bug: what is compacted is taken for missing, and what follows for the rest of another
+    /// leader's log.
+    fn take_for_conflict(
+        &mut self,
+        from: NodeId,
+        request: &AppendRequest,
+    ) -> Result<(), Violation> {
+        self.verified = self.commit_index;
+        if self.commit_index < self.log.last_index() {
+            self.truncate_from(self.commit_index.next());
+        }
+        let outcome = self.conflict_at(request.previous.index);
+        self.answer_append(from, request.sequence, outcome);
         Ok(())
     }
 

@@ -51,10 +51,12 @@ impl RaftCore {
         if self.disk != Disk::Working {
             return Err(ProposeError::DiskUnavailable);
         }
-        let uncommitted_bytes = leader.uncommitted_bytes;
-        if uncommitted_bytes + entry_cost(bytes) > limit_bytes {
+        // What others commit may still wait for this node's disk, and stays in memory.
+        let waiting_bytes = leader.uncommitted_bytes.max(leader.unsynced_bytes);
+        let is_full = waiting_bytes + entry_cost(bytes) > limit_bytes;
+        if is_full && !is_planted(Mutant::ProposalsUnbounded) {
             return Err(ProposeError::Overloaded {
-                uncommitted_bytes,
+                waiting_bytes,
                 limit_bytes,
             });
         }
@@ -77,8 +79,7 @@ impl RaftCore {
         let catch_ups = learners
             .map(|id| (*id, CatchUp::new(next, self.now)))
             .collect();
-        let uncommitted = IndexRange::new(self.commit_index.next(), self.log.last_index());
-        let uncommitted_bytes = uncommitted.map_or(0, |range| self.log.cost_of(range));
+        let (uncommitted_bytes, unsynced_bytes) = (self.uncommitted_bytes(), self.unsynced_bytes());
         self.set_role(RoleState::Leader(Box::new(Leader {
             first_index: next,
             peers,
@@ -86,6 +87,8 @@ impl RaftCore {
             last_sequence: 0,
             round: 0,
             uncommitted_bytes,
+            unsynced_bytes,
+            inherited_bytes: uncommitted_bytes.max(unsynced_bytes),
             catch_ups,
             recounts: BTreeMap::new(),
             next_promotion: self.now,
@@ -99,11 +102,59 @@ impl RaftCore {
         self.set_heartbeat_timer();
     }
 
+    /// Entries are durable here that were not while the log was so from `before` on.
+    pub(crate) fn entries_are_durable(&mut self, before: LogIndex) {
+        let RoleState::Leader(leader) = &mut self.role else {
+            return;
+        };
+        // A leader keeps what is not durable, so nothing of this is compacted.
+        let newly = IndexRange::new(before.next(), self.persists.durable_index());
+        let bytes = newly.map_or(0, |range| self.log.cost_of(range));
+        assert!(
+            bytes <= leader.unsynced_bytes,
+            "what is durable now was not durable before"
+        );
+        leader.unsynced_bytes -= bytes;
+    }
+
+    /// What entries after the commit index count as (see [`RaftCore::log_bytes`]), in bytes. Takes
+    /// time in proportion to their number.
+    #[must_use]
+    pub fn uncommitted_bytes(&self) -> u64 {
+        self.bytes_after(self.commit_index)
+    }
+
+    /// What entries that are not durable on this node count as, in bytes; in the same time.
+    #[must_use]
+    pub fn unsynced_bytes(&self) -> u64 {
+        self.bytes_after(self.persists.durable_index())
+    }
+
+    fn bytes_after(&self, index: LogIndex) -> u64 {
+        let first = index.max(self.log.base().index).next();
+        let range = IndexRange::new(first, self.log.last_index());
+        range.map_or(0, |range| self.log.cost_of(range))
+    }
+
+    /// What a leader's uncommitted entries, and those that are not durable, may come to by its
+    /// proposals, in bytes: [`crate::Config::max_uncommitted_bytes`], or what it began its term
+    /// with if that was more. `None` if it does not lead.
+    #[must_use]
+    pub fn backlog_bytes_max(&self) -> Option<u64> {
+        match &self.role {
+            RoleState::Leader(leader) => {
+                Some((leader.inherited_bytes).max(self.config.max_uncommitted_bytes))
+            }
+            RoleState::Follower | RoleState::PreCandidate(_) | RoleState::Candidate(_) => None,
+        }
+    }
+
     /// Appends an entry of the current term.
     pub(crate) fn append_local(&mut self, bytes: u32, generated: Option<Entry>) -> LogIndex {
         let index = self.log.append(self.term(), bytes);
         if let RoleState::Leader(leader) = &mut self.role {
             leader.uncommitted_bytes += entry_cost(bytes);
+            leader.unsynced_bytes += entry_cost(bytes);
         }
         let range = IndexRange {
             first: index,

@@ -107,6 +107,13 @@ impl Reads {
     }
 }
 
+/// Whether an answer with this id is one to this request.
+fn answers(id: u64, request: u64) -> bool {
+    // With numbers that never come again, an answer to a later request would do as well.
+    let is_later = id > request && is_planted(Mutant::RequestIdsRestart);
+    id == request || is_later || is_planted(Mutant::OldReadAnswerCounts)
+}
+
 impl RaftCore {
     /// Asks for an index at which a read is linearizable: [`Event::ReadReady`] tells it, or
     /// [`Event::ReadFailed`] that there is none (after [`crate::Config::read_timeout_ms`] at the
@@ -135,6 +142,13 @@ impl RaftCore {
         Ok(())
     }
 
+    /// How many reads of this node, and requests of followers, wait for confirmation: at most
+    /// [`crate::Config::max_pending_reads`].
+    #[must_use]
+    pub fn pending_reads(&self) -> usize {
+        self.reads.len()
+    }
+
     /// A follower wants an index to read at.
     pub(crate) fn handle_read_index_request(&mut self, from: NodeId, request: &ReadIndexRequest) {
         let has_room = self.reads.len() < self.config.max_pending_reads;
@@ -157,7 +171,7 @@ impl RaftCore {
         response: &ReadIndexResponse,
     ) {
         let is_latest = self.reads.under_way.as_ref().is_some_and(|batch| {
-            matches!(batch.waiting, Waiting::Answer { request, .. } if request == response.id)
+            matches!(batch.waiting, Waiting::Answer { request, .. } if answers(response.id, request))
         });
         if self.leader != Some(from) || !is_latest {
             return;

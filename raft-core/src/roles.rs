@@ -52,8 +52,12 @@ pub(crate) struct Leader {
     pub(crate) last_sequence: u64,
     /// The latest confirmation round; each broadcast of heartbeats is a new one.
     pub(crate) round: u64,
-    /// Payload bytes from the commit index to the end of the log.
+    /// What entries after the commit index count as, in bytes.
     pub(crate) uncommitted_bytes: u64,
+    /// What entries count as that are not durable here, in bytes: others may commit them.
+    pub(crate) unsynced_bytes: u64,
+    /// The larger of both when its term began.
+    pub(crate) inherited_bytes: u64,
     /// How fast each learner follows.
     pub(crate) catch_ups: BTreeMap<NodeId, CatchUp>,
     /// What makes uncounted peers count again.

@@ -604,6 +604,42 @@ fn thesis_10_2_1_appends_leave_before_the_leaders_own_write() {
     assert_eq!(cluster.node(1).core.durable_index(), LogIndex(2));
 }
 
+/// What others have committed stays in the leader's memory until its own disk has it, so the limit
+/// holds for that, too.
+#[test]
+fn a_leader_takes_on_no_more_than_its_own_disk_follows() {
+    let mut cluster = Cluster::new(3, |config| {
+        config.max_uncommitted_bytes = 1_000;
+        config.max_entry_bytes = 100;
+    });
+    cluster.elect(1);
+    cluster.settle();
+    let refused = (0..100).find_map(|_| {
+        let now = cluster.now;
+        let refused = cluster.node(1).propose(now, "a").err();
+        cluster.collect(NodeId(1));
+        let others = [NodeId(2), NodeId(3)];
+        while !cluster.network.is_empty()
+            || others.iter().any(|id| cluster.persist_one(*id).is_some())
+        {
+            for envelope in std::mem::take(&mut cluster.network) {
+                cluster.deliver(&envelope);
+            }
+        }
+        refused
+    });
+    assert!(
+        matches!(refused, Some(ProposeError::Overloaded { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(cluster.node(1).core.uncommitted_bytes(), 0);
+    assert!(cluster.node(1).core.unsynced_bytes() > 900);
+    while cluster.persist_one(NodeId(1)).is_some() {}
+    assert_eq!(cluster.node(1).core.unsynced_bytes(), 0);
+    let now = cluster.now;
+    assert!(cluster.node(1).propose(now, "a").is_ok());
+}
+
 /// Failover with the default timers: from the leader's crash to the next leader's first commit.
 #[test]
 fn failover_is_fast() {

@@ -77,6 +77,22 @@ impl KvMachine {
         state_hash(self.store.hash(), self.sessions.hash())
     }
 
+    /// What is kept for sessions is counted right, and within [`crate::limits`].
+    ///
+    /// # Panics
+    /// If it is not.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn check_memory(&self) {
+        assert!(
+            self.sessions.counts_right(),
+            "memory: bytes of replies are not counted right"
+        );
+        assert!(
+            self.sessions.is_within_limits(),
+            "memory: more is kept for sessions than the limits allow"
+        );
+    }
+
     /// What the machine knows about itself.
     #[must_use]
     pub fn status(&self) -> StoreStatus {

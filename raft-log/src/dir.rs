@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{Boot, ClusterId, Incarnation, NodeId};
 use thiserror::Error;
 
@@ -205,11 +206,13 @@ impl DataDir {
                 .map_err(|source| io_error("draw random numbers for", path, source))
         };
         match read_identity(vfs, path)? {
-            Some(found) if found.node != node => Err(DirError::ForeignNode {
-                path: path.to_path_buf(),
-                expected: node,
-                found: found.node,
-            }),
+            Some(found) if found.node != node && !is_planted(Mutant::ForeignDirectoryOpened) => {
+                Err(DirError::ForeignNode {
+                    path: path.to_path_buf(),
+                    expected: node,
+                    found: found.node,
+                })
+            }
             Some(found) => Ok(Identity {
                 boot: Boot {
                     counter: found.boot.counter + 1,

@@ -58,6 +58,7 @@
 
 use bytes::Bytes;
 use raft_proto::membership::MAX_MEMBERS;
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{
     Boot, ClusterId, CodecError, Hello, Incarnation, Membership, NodeId, Refusal, Versions, codec,
 };
@@ -250,6 +251,9 @@ impl Admission {
 
     fn boot_refusal(&self, hello: &Hello) -> Option<Refusal> {
         let seen = self.find(hello.node, hello.incarnation)?;
+        if is_planted(Mutant::OldBootAccepted) {
+            return None;
+        }
         let is_older = hello.boot.counter < seen.boot.counter;
         let is_copy =
             hello.boot.counter == seen.boot.counter && hello.boot.nonce != seen.boot.nonce;

@@ -80,6 +80,10 @@ mutants! {
     CommitUnverified => "commit",
     /// Acknowledges appends before they are durable.
     AcknowledgeBeforeFsync => "commit",
+    /// A leader takes proposals however many wait.
+    ProposalsUnbounded => "commit",
+    /// Entries that are committed and durable stay in memory.
+    EntriesStayInMemory => "replication",
     /// A log without entries after its snapshot claims a last term of 0.
     EmptyLogHasNoTerm => "snapshots",
     /// Installs a snapshot also if the log has its last entry, and drops what follows it.
@@ -114,6 +118,10 @@ mutants! {
     ReadWithoutQuorum => "reads",
     /// A read round reuses the number of the one before: old answers confirm it.
     ReadRoundReused => "reads",
+    /// An answer to an earlier request for a read index counts for the present one.
+    OldReadAnswerCounts => "reads",
+    /// Reads are taken however many wait.
+    ReadsUnbounded => "reads",
     /// A read is served one entry too early.
     ReadBeforeApplied => "reads",
     /// A follower reads at its own commit index.
@@ -122,6 +130,8 @@ mutants! {
     OutcomeByIndexOnly => "sessions",
     /// An unknown outcome is reported as a definite refusal.
     UnknownIsRefused => "sessions",
+    /// Replies of sessions that expire count as kept for ever.
+    ExpiredRepliesCount => "sessions",
     /// A write that comes again under its session is carried out again.
     RetryAppliedTwice => "sessions",
     /// A client sends a write without a session again, although it may have arrived.
@@ -140,6 +150,10 @@ mutants! {
     DamageIsTorn => "wal",
     /// Recovery trusts what the page cache shows of the last batch.
     CacheTrusted => "wal",
+    /// A peer that comes back with an earlier boot, an old copy of its directory, is let in.
+    OldBootAccepted => "transport",
+    /// A node starts on the directory of another one.
+    ForeignDirectoryOpened => "transport",
     /// Requests are numbered anew after a restart: an answer to the former process counts.
     RequestIdsRestart => "transport",
     /// A part of a snapshot that is lost is never asked for again.

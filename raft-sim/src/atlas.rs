@@ -2,7 +2,7 @@
 //!
 //! An entry is committed once a quorum holds it. If at most n − quorum disks are ever damaged, then
 //! at least one holder of every committed entry is sound, and a quorum of sound nodes is left to
-//! go on. Repair from peers does not exist yet: a node that meets damage stops, and stays down.
+//! go on, and to repair the others.
 
 use std::collections::BTreeSet;
 
@@ -57,6 +57,11 @@ impl FaultAtlas {
     /// A cleared disk holds all that it should again.
     pub(crate) fn note_filled(&mut self, node: NodeId) {
         self.wiped.remove(&node);
+    }
+
+    /// Whether this disk was cleared and is not filled again.
+    pub(crate) fn is_wiped(&self, node: NodeId) -> bool {
+        self.wiped.contains(&node)
     }
 
     pub(crate) fn is_victim(&self, node: NodeId) -> bool {

@@ -44,6 +44,8 @@ marks! {
     StoppedByDisk => "stopped-by-disk",
     /// A node reported at its start that its data is damaged.
     DamageReported => "damage-reported",
+    /// A node of a healed core lacked content, or did not count, and was whole and counted at the end.
+    CoreRepaired => "core-repaired",
     /// A leader handed over while its own disk hung.
     HandedOverByStalledDisk => "handed-over-by-stalled-disk",
     /// A leader stepped down in its term without hearing of a later one.
@@ -94,6 +96,8 @@ marks! {
     ReplicasCompared => "replicas-compared",
     /// A client was told that the outcome of its write is unknown.
     OutcomeUnknown => "outcome-unknown",
+    /// A client was told that too many writes wait already.
+    Overloaded => "overloaded",
     /// A client was told that its write was certainly replaced.
     OutcomeSuperseded => "outcome-superseded",
 }

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use raft_proto::mutants::{Mutant, is_planted};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::clock::{LogClock, LogTime};
 use super::{Origin, Sequence, SessionId};
+#[cfg(any(test, feature = "simulation"))]
+use crate::limits::MAX_RESPONSE_BYTES;
 use crate::limits::{
     MAX_SESSIONS, SESSION_REPLY_BYTES_MAX, SESSION_TTL_MS_MAX, SESSION_TTL_MS_MIN, SESSION_WINDOW,
     SESSIONS_REPLY_BYTES_MAX,
@@ -136,7 +139,8 @@ impl SessionTable {
         let mut freed = 0;
         self.sessions.retain(|_, session| {
             let lives = !clock.has_expired(session.last_active, session.ttl_ms);
-            freed += if lives { 0 } else { session.reply_bytes };
+            let is_freed = !lives && !is_planted(Mutant::ExpiredRepliesCount);
+            freed += if is_freed { session.reply_bytes } else { 0 };
             lives
         });
         self.reply_bytes -= freed;
@@ -259,7 +263,7 @@ impl TableHash {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 impl SessionTable {
     /// Whether the bytes of replies that are noted are those that are kept.
     pub(crate) fn counts_right(&self) -> bool {
@@ -268,6 +272,18 @@ impl SessionTable {
         let mut sessions = self.sessions.values();
         sessions.all(|session| session.reply_bytes == bytes_of(session))
             && self.reply_bytes == self.sessions.values().map(|s| bytes_of(s)).sum::<usize>()
+    }
+
+    /// Whether no more is kept than [`crate::limits`] allows: sessions, replies of each, bytes of
+    /// replies. The last reply that finds room may be as long as a reply gets.
+    pub(crate) fn is_within_limits(&self) -> bool {
+        let fits = |session: &Arc<Session>| {
+            session.replies.len() as u64 <= SESSION_WINDOW
+                && session.reply_bytes <= SESSION_REPLY_BYTES_MAX + MAX_RESPONSE_BYTES
+        };
+        self.sessions.len() <= MAX_SESSIONS
+            && self.sessions.values().all(fits)
+            && self.reply_bytes <= SESSIONS_REPLY_BYTES_MAX + MAX_RESPONSE_BYTES
     }
 }
 

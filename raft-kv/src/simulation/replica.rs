@@ -1,4 +1,5 @@
-//! A replica that compares its state with that of every other, entry by entry.
+//! A replica that compares its state with that of every other, entry by entry, and holds no more
+//! for sessions than the limits say.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -47,6 +48,7 @@ impl Replica {
 impl StateMachine for Replica {
     fn apply(&mut self, applied: Applied<'_>) -> Bytes {
         let reply = StateMachine::apply(&mut self.machine, applied);
+        self.machine.check_memory();
         let hash = self.machine.hash();
         self.hashes.compare(applied.index.0, hash, "has applied");
         reply
@@ -78,6 +80,7 @@ impl StateMachine for Replica {
 
     fn restore(&mut self, source: &mut dyn Read) -> io::Result<()> {
         StateMachine::restore(&mut self.machine, source)?;
+        self.machine.check_memory();
         let status = self.machine.status();
         // Of an empty state nobody has a hash to compare with.
         if status.applied_index > 0 {

@@ -11,7 +11,7 @@ use super::reads::QueryWaiter;
 use crate::error::ReadError;
 
 /// What a step counts as besides its payload, in bytes, so that many small ones are bounded too.
-const STEP_BYTES: usize = 128;
+pub(super) const STEP_BYTES: usize = 128;
 
 /// One step of the applier.
 pub enum ApplyItem {
@@ -144,6 +144,16 @@ impl ApplyQueue {
     /// Whether the applier has as much to do as it may be given.
     pub(super) fn is_full(&self, max_bytes: usize) -> bool {
         self.in_flight_bytes + self.batch_bytes >= max_bytes
+    }
+
+    /// What steps count as that wait for the applier, or are with it, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.in_flight_bytes + self.batch_bytes
+    }
+
+    /// Payloads of entries read back from the log and not handed over yet, in bytes.
+    pub(super) fn supplied_bytes(&self) -> usize {
+        self.supplied.iter().map(|entry| entry.payload.len()).sum()
     }
 
     pub(super) fn push_query(&mut self, query: Bytes, waiter: QueryWaiter) {

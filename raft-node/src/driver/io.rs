@@ -38,6 +38,8 @@ pub struct DriverLimits {
     pub max_apply_bytes: usize,
     /// Most payload bytes of one read from the log.
     pub max_log_read_bytes: u64,
+    /// Most proposals whose outcome is not known yet; their commands may have left memory.
+    pub max_waiting_proposals: usize,
     /// Most reads waiting for confirmation, or for their turn after it.
     pub max_waiting_reads: usize,
     /// How long a proposal or read may wait before its outcome is reported as unknown.
@@ -62,6 +64,7 @@ impl Default for DriverLimits {
             entry_buffer_bytes: 32 << 20,
             max_apply_bytes: 16 << 20,
             max_log_read_bytes: 4 << 20,
+            max_waiting_proposals: 1 << 18,
             max_waiting_reads: 1 << 16,
             request_timeout: Duration::from_secs(5),
             disk_stall_timeout: None,

@@ -16,6 +16,7 @@ mod apply;
 mod comparison;
 mod disk;
 mod events;
+mod held;
 mod io;
 mod measure;
 mod membership;
@@ -34,6 +35,7 @@ use bytes::Bytes;
 use raft_core::{
     Commit, Counting, EntryBuffer, MessageId, RaftCore, ReadId, Role, Time, UnsentReason,
 };
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{LogIndex, Message, NodeId, SnapshotDescription};
 
 pub use self::apply::{ApplyBatch, ApplyItem};
@@ -41,6 +43,7 @@ pub use self::comparison::{
     Blame, Compared, ComparisonOutcome, ComparisonPolicy, ComparisonStatus, ComparisonWaiter,
     Difference, ReachedComparison,
 };
+pub use self::held::Held;
 pub use self::io::{
     DriverLimits, Input, LogReadPurpose, LogReadRequest, Output, StatusWaiter, TransferWaiter,
 };
@@ -251,7 +254,9 @@ impl Driver {
         self.pump_comparison(now);
         // What is committed is also durable here, so it can be read back: a slow applier must not
         // keep it all in memory.
-        self.buffer.evict(self.apply.committed());
+        if !is_planted(Mutant::EntriesStayInMemory) {
+            self.buffer.evict(self.apply.committed());
+        }
         self.measure.flushed(&self.core, self.buffer.bytes());
     }
 
@@ -313,7 +318,8 @@ impl Driver {
                 self.apply.push_query(query, waiter);
             }
             ReadConsistency::Linearizable => {
-                if self.reads.len() >= self.limits.max_waiting_reads {
+                let is_full = self.reads.len() >= self.limits.max_waiting_reads;
+                if is_full && !is_planted(Mutant::ReadsUnbounded) {
                     return waiter(Err(ReadError::Overloaded));
                 }
                 let deadline = after(now, self.limits.request_timeout);

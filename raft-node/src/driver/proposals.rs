@@ -154,6 +154,11 @@ impl Proposals {
         self.terms.is_empty()
     }
 
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.terms.iter().map(|(_, queue)| queue.len()).sum()
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Time> {
         let fronts = self.terms.iter().filter_map(|(_, queue)| queue.front());
         fronts.map(|first| first.deadline).min()
@@ -173,6 +178,10 @@ impl Driver {
         let (bytes, limit) = (command.len(), self.limits.max_command_bytes);
         if bytes > limit || u32::try_from(bytes).is_err() {
             return waiter.decide(Err(ProposeError::TooLarge { bytes, limit }));
+        }
+        if self.proposals.len() >= self.limits.max_waiting_proposals {
+            self.measure.recorder.proposals_refused.add(1);
+            return waiter.decide(Err(ProposeError::Overloaded));
         }
         match self.place(now, EntryKind::Command, command) {
             Ok(position) => {

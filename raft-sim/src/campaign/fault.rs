@@ -12,6 +12,12 @@ use crate::random::Random;
 
 /// How long a node stays on an old copy of its directory, in milliseconds.
 const OLD_COPY_MS: u64 = 1_500;
+/// How long an old leader does not hear of the new one, in milliseconds.
+const UNHEARD_MS: u64 = 400;
+/// How long a leader is cut off that was asked for a change, in milliseconds.
+const CUT_OFF_MS: u64 = 1_500;
+/// How long a node that was paused is alone after it goes on, in milliseconds.
+const ALONE_MS: u64 = 300;
 
 /// Whom a fault hits, found out when it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,14 +59,23 @@ pub enum Fault {
     CrashAtEffect(Target, u64, CrashKind),
     /// A process does not run for so many milliseconds.
     Pause(Target, u64),
+    /// The same, and it is cut off from before until a while after: it goes on with what it knew, and
+    /// only clients tell it anything.
+    IsolatedPause(Target, u64),
     /// Links close for so many milliseconds; the number says which.
     Partition(Shape, u64, u64),
     /// What one node sends to another is held back for so many milliseconds.
     Clog(Target, Target, u64),
     /// An operator asks for another leader.
     Transfer(Target),
+    /// The same, and so many milliseconds later what the new leader says begins to come late to the
+    /// old one, which does not hear of its successor.
+    UnheardTransfer(Target, u64),
     /// An operator makes a voter a learner, or a learner a voter.
     ChangeVoters(Target),
+    /// The same, and so many microseconds later the leader is cut off: some have the new
+    /// configuration, some have not.
+    InterruptedChange(Target, u64),
     /// No sync ends for so many milliseconds.
     StallDisk(Target, u64),
     /// Writes and syncs take up to so many microseconds, for so many milliseconds.
@@ -81,6 +96,9 @@ pub enum Fault {
     ClockStep(Target, u64),
     /// A clock stands still for so many milliseconds.
     ClockStall(Target, u64),
+    /// The same, and the node is cut off, as a machine that is moved while it runs: a leader's timers
+    /// tell it nothing, and clients still ask it.
+    IsolatedClockStall(Target, u64),
     /// So many of a thousand writes, and of a thousand reads, fail for so many milliseconds.
     FailingDisk(Target, (u64, u64), u64),
     /// A batch that was synced never reaches the medium, if others hold it.
@@ -95,6 +113,8 @@ pub enum Fault {
     Replace(Target),
     /// An operator adds a learner and removes it again.
     TryLearner,
+    /// Clients ask a node for so many writes and as many reads at once.
+    Flood(Target, u64),
     /// A node is started again as a build that speaks another version of the protocol.
     ChangeVersion(Target),
 }
@@ -110,10 +130,13 @@ impl Fault {
             Self::CrashAll(CrashKind::Killed) => "kill-of-all",
             Self::CrashAtEffect(..) => "crash-at-effect",
             Self::Pause(..) => "pause",
+            Self::IsolatedPause(..) => "isolated-pause",
             Self::Partition(shape, ..) => shape.name(),
             Self::Clog(..) => "clog",
             Self::Transfer(_) => "transfer",
+            Self::UnheardTransfer(..) => "unheard-transfer",
             Self::ChangeVoters(_) => "membership-change",
+            Self::InterruptedChange(..) => "interrupted-membership-change",
             Self::StallDisk(..) => "disk-stall",
             Self::SlowDisk(..) => "disk-slow",
             Self::FullDisk(..) => "disk-full",
@@ -126,6 +149,7 @@ impl Fault {
             Self::ClockRate(..) => "clock-drift",
             Self::ClockStep(..) => "clock-step",
             Self::ClockStall(..) => "clock-stall",
+            Self::IsolatedClockStall(..) => "isolated-clock-stall",
             Self::FailingDisk(..) => "disk-failing",
             Self::LoseWrite(_) => "lost-write",
             Self::SwapDirectories(..) => "swapped-directories",
@@ -134,6 +158,7 @@ impl Fault {
             Self::Replace(_) => "replaced-member",
             Self::TryLearner => "learner",
             Self::ChangeVersion(_) => "version-change",
+            Self::Flood(..) => "flood",
         }
     }
 
@@ -163,6 +188,12 @@ impl Fault {
                 cluster.pause(node);
                 ends_after(cluster, ms, move |cluster| cluster.resume(node));
             }
+            Self::IsolatedPause(target, ms) => {
+                let node = target.find(cluster);
+                cut_off(cluster, node, ms + ALONE_MS);
+                cluster.pause(node);
+                ends_after(cluster, ms, move |cluster| cluster.resume(node));
+            }
             Self::Partition(shape, salt, ms) => {
                 let closed = cluster.begin_partition(shape, &mut Random::from_bits(salt));
                 ends_after(cluster, ms, move |cluster| cluster.end_partition(&closed));
@@ -171,8 +202,10 @@ impl Fault {
                 let (from, to) = (from.find(cluster), to.find(cluster));
                 cluster.clog(from, to, ms);
             }
-            Self::Transfer(to) => transfer(cluster, to),
-            Self::ChangeVoters(target) => change_voters(cluster, target),
+            Self::Transfer(_)
+            | Self::UnheardTransfer(..)
+            | Self::ChangeVoters(_)
+            | Self::InterruptedChange(..) => self.apply_to_leadership(cluster),
             Self::StallDisk(..)
             | Self::SlowDisk(..)
             | Self::FullDisk(..)
@@ -188,24 +221,52 @@ impl Fault {
             | Self::Replace(_)
             | Self::TryLearner
             | Self::ChangeVersion(_) => self.apply_by_operator(cluster),
-            Self::ClockStall(target, ms) => {
+            Self::Flood(target, count) => {
                 let node = target.find(cluster);
-                cluster.set_clock_rate(node, 0);
+                cluster.flood(node, count);
+            }
+            Self::ClockStall(..)
+            | Self::IsolatedClockStall(..)
+            | Self::ClockRate(..)
+            | Self::ClockStep(..) => self.apply_to_clock(cluster),
+        }
+    }
+
+    fn apply_to_clock(self, cluster: &mut Cluster) {
+        if let Self::ClockStall(target, ms) | Self::IsolatedClockStall(target, ms) = self {
+            let node = target.find(cluster);
+            if matches!(self, Self::IsolatedClockStall(..)) {
+                cut_off(cluster, node, ms);
+            }
+            run_clock_at(cluster, node, 0, ms);
+        } else if let Self::ClockRate(target, rate, ms) = self {
+            let node = target.find(cluster);
+            run_clock_at(cluster, node, rate, ms);
+        } else if let Self::ClockStep(target, ms) = self {
+            let node = target.find(cluster);
+            cluster.step_clock(node, ms);
+        }
+    }
+
+    fn apply_to_leadership(self, cluster: &mut Cluster) {
+        if let Self::Transfer(to) = self {
+            transfer(cluster, to);
+        } else if let Self::UnheardTransfer(to, ms) = self {
+            if let Some((old, new)) = transfer(cluster, to) {
                 ends_after(cluster, ms, move |cluster| {
-                    cluster.set_clock_rate(node, 1_000_000);
+                    cluster.clog(new, old, UNHEARD_MS);
                 });
             }
-            Self::ClockRate(target, rate, ms) => {
-                let node = target.find(cluster);
-                cluster.set_clock_rate(node, rate);
-                ends_after(cluster, ms, move |cluster| {
-                    cluster.set_clock_rate(node, 1_000_000);
-                });
-            }
-            Self::ClockStep(target, ms) => {
-                let node = target.find(cluster);
-                cluster.step_clock(node, ms);
-            }
+        } else if let Self::ChangeVoters(target) = self {
+            change_voters(cluster, target);
+        } else if let Self::InterruptedChange(target, us) = self
+            && let Some(leader) = change_voters(cluster, target)
+        {
+            cluster.act_after_us(us, move |cluster| {
+                if !cluster.is_frozen() {
+                    cut_off(cluster, leader, CUT_OFF_MS);
+                }
+            });
         }
     }
 
@@ -218,14 +279,7 @@ impl Fault {
             }
             Self::SlowDisk(target, us, ms) => {
                 let node = target.find(cluster);
-                let slow = ProcessOptions {
-                    sync: Latency::us(80, us),
-                    ..cluster.process_options()
-                };
-                cluster.set_process(node, slow);
-                ends_after(cluster, ms, move |cluster| {
-                    cluster.reset_process(node);
-                });
+                slow_down(cluster, node, us, ms);
             }
             Self::FullDisk(target, bytes, ms) => {
                 let node = target.find(cluster);
@@ -259,13 +313,18 @@ impl Fault {
             | Self::CrashAll(_)
             | Self::CrashAtEffect(..)
             | Self::Pause(..)
+            | Self::IsolatedPause(..)
             | Self::Partition(..)
             | Self::Clog(..)
             | Self::Transfer(_)
+            | Self::UnheardTransfer(..)
             | Self::ChangeVoters(_)
+            | Self::InterruptedChange(..)
+            | Self::Flood(..)
             | Self::ClockRate(..)
             | Self::ClockStep(..)
             | Self::ClockStall(..)
+            | Self::IsolatedClockStall(..)
             | Self::SwapDirectories(..)
             | Self::OldCopy(..)
             | Self::Wipe(_)
@@ -312,25 +371,25 @@ fn use_old_copy(cluster: &mut Cluster, node: NodeId) {
     }
 }
 
-fn transfer(cluster: &mut Cluster, to: Target) {
+/// Asks the leader to hand over; returns it and the one that it was asked to hand over to.
+fn transfer(cluster: &mut Cluster, to: Target) -> Option<(NodeId, NodeId)> {
     let to = match to {
         // The leader itself would be no transfer.
         Target::Leader(number) => Target::Node(number),
         node @ Target::Node(_) => node,
     };
     let to = to.find(cluster);
-    if let Some(leader) = cluster.leader() {
-        // Whatever comes of it.
-        let _ = cluster.transfer_leadership(leader, to);
-    }
+    let leader = cluster.leader()?;
+    // Whatever comes of it.
+    let _ = cluster.transfer_leadership(leader, to);
+    Some((leader, to)).filter(|_| leader != to)
 }
 
-/// A voter becomes a learner, and a learner a voter again; whatever comes of it.
-fn change_voters(cluster: &mut Cluster, target: Target) {
+/// A voter becomes a learner, and a learner a voter again; whatever comes of it. Returns the leader
+/// that was asked.
+fn change_voters(cluster: &mut Cluster, target: Target) -> Option<NodeId> {
     let node = target.find(cluster);
-    let Some(leader) = cluster.leader() else {
-        return;
-    };
+    let leader = cluster.leader()?;
     let is_voter = cluster
         .membership(leader)
         .is_some_and(|(membership, _)| membership.voters.contains(&node));
@@ -340,6 +399,34 @@ fn change_voters(cluster: &mut Cluster, target: Target) {
         MembershipChange::Promote(node)
     };
     cluster.change_membership(leader, vec![change], ChangeSafety::KeepQuorum);
+    Some(leader)
+}
+
+/// A clock runs at another rate for a while, in millionths.
+fn run_clock_at(cluster: &mut Cluster, node: NodeId, rate: u64, ms: u64) {
+    cluster.set_clock_rate(node, rate);
+    ends_after(cluster, ms, move |cluster| {
+        cluster.set_clock_rate(node, 1_000_000);
+    });
+}
+
+/// A disk gets slow for a while.
+fn slow_down(cluster: &mut Cluster, node: NodeId, us: u64, ms: u64) {
+    let slow = ProcessOptions {
+        sync: Latency::us(80, us),
+        log_read: Latency::us(50, us),
+        ..cluster.process_options()
+    };
+    cluster.set_process(node, slow);
+    ends_after(cluster, ms, move |cluster| cluster.reset_process(node));
+}
+
+/// Nothing gets to a node or away from it for a while.
+fn cut_off(cluster: &mut Cluster, node: NodeId, ms: u64) {
+    // The shape says all, whatever is drawn.
+    let random = &mut Random::from_bits(node.0);
+    let closed = cluster.begin_partition_around(Shape::Isolate, Some(node), random);
+    ends_after(cluster, ms, move |cluster| cluster.end_partition(&closed));
 }
 
 /// Ends what lasts, unless everything is frozen by then.

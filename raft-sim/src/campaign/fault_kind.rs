@@ -61,11 +61,13 @@ pub enum FaultKind {
     TryLearner,
     /// [`Fault::ChangeVersion`].
     ChangeVersion,
+    /// [`Fault::Flood`].
+    Flood,
 }
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Crash,
         Self::CrashAll,
         Self::CrashAtEffect,
@@ -92,6 +94,7 @@ impl FaultKind {
         Self::Replace,
         Self::TryLearner,
         Self::ChangeVersion,
+        Self::Flood,
     ];
 
     /// Whether a plan may have both. Where voters come and go, no disk is damaged: their number is
@@ -129,14 +132,29 @@ impl FaultKind {
             Self::Crash => Fault::Crash(target, kind),
             Self::CrashAll => Fault::CrashAll(kind),
             Self::CrashAtEffect => Fault::CrashAtEffect(target, random.below(40), kind),
-            Self::Pause => Fault::Pause(target, *random.pick(&[20, 300, 1_000, 3_000])),
+            Self::Pause => {
+                let ms = *random.pick(&[20, 300, 1_000, 3_000]);
+                match random.below(2) {
+                    0 => Fault::Pause(target, ms),
+                    _ => Fault::IsolatedPause(target, ms),
+                }
+            }
             Self::Partition => {
                 let shape = *random.pick(&Shape::ALL);
                 Fault::Partition(shape, random.bits(), *random.pick(&[200, 1_000, 3_000]))
             }
             Self::Clog => Fault::Clog(target, Target::draw(random), random.between(50, 2_000)),
-            Self::Transfer => Fault::Transfer(target),
-            Self::ChangeVoters => Fault::ChangeVoters(target),
+            Self::Transfer => match random.below(3) {
+                0 => Fault::UnheardTransfer(target, random.below(20)),
+                _ => Fault::Transfer(target),
+            },
+            Self::ChangeVoters => match random.below(3) {
+                0 => {
+                    let us_max = *random.pick(&[200, 2_000, 20_000]);
+                    Fault::InterruptedChange(target, random.below(us_max))
+                }
+                _ => Fault::ChangeVoters(target),
+            },
             Self::StallDisk => Fault::StallDisk(target, *random.pick(&[300, 2_000, 6_000])),
             Self::SlowDisk => {
                 let us = *random.pick(&[5_000, 50_000, 500_000]);
@@ -169,7 +187,8 @@ impl FaultKind {
             | Self::Wipe
             | Self::Replace
             | Self::TryLearner
-            | Self::ChangeVersion => self.draw_rare(target, random),
+            | Self::ChangeVersion
+            | Self::Flood => self.draw_rare(target, random),
         }
     }
 }
@@ -177,7 +196,13 @@ impl FaultKind {
 impl FaultKind {
     fn draw_rare(self, target: Target, random: &mut Random) -> Fault {
         match self {
-            Self::ClockStall => Fault::ClockStall(target, *random.pick(&[300, 1_500, 5_000])),
+            Self::ClockStall => {
+                let ms = *random.pick(&[300, 1_500, 5_000]);
+                match random.below(2) {
+                    0 => Fault::ClockStall(target, ms),
+                    _ => Fault::IsolatedClockStall(target, ms),
+                }
+            }
             Self::FailingDisk => {
                 let rates = [(1, 1), (10, 10), (100, 10), (10, 100)];
                 let ms = random.between(300, 4_000);
@@ -190,6 +215,7 @@ impl FaultKind {
             Self::Replace => Fault::Replace(target),
             Self::TryLearner => Fault::TryLearner,
             Self::ChangeVersion => Fault::ChangeVersion(target),
+            Self::Flood => Fault::Flood(target, *random.pick(&[30, 300])),
             Self::Crash
             | Self::CrashAll
             | Self::CrashAtEffect

@@ -1,34 +1,37 @@
 //! Liveness mode: when the trouble is over for a core of the cluster, the core must go on.
 //!
-//! A random core of at least a quorum of sound nodes is healed: processes run, links among them
-//! are open and good, disks work, clocks are right. Every other fault is frozen as it is, for good.
-//! Within about 50 election timeouts one leader is stable, requests to the core are answered, and
-//! the logs of the core are equal.
+//! A random core of at least a quorum is healed: processes run, links among them are open and good,
+//! disks work, clocks are right; what was damaged on them stays so. Every other fault is frozen as
+//! it is, for good. Within about 50 election timeouts one leader is stable, requests to the core are
+//! answered, the logs of the core are equal, and its nodes are whole and counted. If the core does
+//! not hold a good copy of everything that its nodes know of ([`good_copies`]), nothing is due until
+//! the others are healed, too.
 //!
-//! With a partition that stays, progress is required if some node has two-way links to a quorum
-//! whose logs are no newer than its own (or if the one that leads has); otherwise nothing is, and
-//! the core is healed after that.
+//! A partition may stay instead, see [`lasting_partition`]; the core is healed after that.
 
 use std::collections::BTreeSet;
 
-use raft_core::{RaftCore, Role, Time};
+use raft_core::{RaftCore, Time};
 use raft_node::ReadConsistency;
-use raft_proto::{LogPosition, Membership, NodeId, Term};
+use raft_proto::{Membership, NodeId, ProtocolVersion, Term};
 
+use super::good_copies;
+use super::lasting_partition;
 use super::operator::committed_membership;
 use super::plan::{Ending, Plan, STREAM_CORE};
 use super::workload::Workload;
-use crate::cluster::{Cluster, Ticket};
-use crate::network::Shape;
+use crate::cluster::{Cluster, CrashKind, StartFailure};
+use crate::disk::Corruption;
+use crate::marks::Mark;
 use crate::options::LinkOptions;
 use crate::random::{Random, Stream};
 
 /// How many of the longest election timeouts recovery may take.
 const ELECTION_TIMEOUTS: u64 = 50;
 /// How long a leader must stay to count as stable, in milliseconds.
-const STABLE_MS: u64 = 2_000;
+pub(super) const STABLE_MS: u64 = 2_000;
 /// How often a request is repeated that was refused, in milliseconds.
-const RETRY_MS: u64 = 100;
+pub(super) const RETRY_MS: u64 = 100;
 /// How often something is written while no leader is stable, in milliseconds.
 const PROBE_MS: u64 = 1_000;
 /// How often the state of the core is looked at, in milliseconds.
@@ -62,15 +65,7 @@ pub(super) fn demand(
 fn go_on_or_halt(cluster: &mut Cluster, workload: &dyn Workload) -> Result<Recovery, String> {
     cluster.freeze();
     let nodes = cluster.node_ids();
-    let mut survivors = BTreeSet::new();
-    for node in nodes.iter().copied() {
-        if heal(cluster, &BTreeSet::from([node])).is_ok() {
-            survivors.insert(node);
-        } else if !cluster.is_damaged(node) {
-            return Err(format!("halt: {node} is down and does not say why"));
-        }
-    }
-    cluster.heal_among(&survivors);
+    let survivors = heal(cluster, &nodes.iter().copied().collect())?;
     if 2 * survivors.len() <= nodes.len() {
         return Ok(Recovery::Halted);
     }
@@ -92,39 +87,29 @@ fn demand_progress(
 ) -> Result<(), String> {
     let mut random = Random::stream(plan.seed, Stream::Nemesis(STREAM_CORE));
     let nodes = cluster.node_ids();
-    let sound: Vec<_> = nodes
-        .iter()
-        .copied()
-        .filter(|node| cluster.is_formed(*node) && !cluster.was_corrupted(*node))
-        .collect();
+    let usable = |node: &NodeId| cluster.is_formed(*node) && !cluster.is_cleared(*node);
+    let usable: Vec<_> = nodes.iter().copied().filter(usable).collect();
     cluster.freeze();
     if plan.ending == Ending::LastingPartition {
-        let healed: BTreeSet<_> = sound.iter().copied().collect();
-        heal(cluster, &healed)?;
-        let shapes = [
-            Shape::Ring,
-            Shape::Bridge,
-            Shape::Star,
-            Shape::Deaf,
-            Shape::Mute,
-            Shape::OneWaySplit,
-            Shape::RandomLinks,
-        ];
-        let shape = *random.pick(&shapes);
-        let around = cluster.leader().filter(|_| random.per_mille(500));
-        cluster.begin_partition_around(shape, around, &mut random);
-        progress_despite_partition(cluster, &healed, workload, shape)?;
+        let is_sound = |node: &NodeId| !cluster.was_corrupted(*node);
+        let sound = usable.iter().copied().filter(is_sound).collect();
+        let healed = heal(cluster, &sound)?;
+        lasting_partition::demand(cluster, &healed, workload, &mut random)?;
     }
     if plan.ending == Ending::Everybody {
-        let all = sound.into_iter().collect();
-        heal(cluster, &all)?;
+        let all = heal(cluster, &usable.into_iter().collect())?;
+        let lacking = lacking(cluster, &all);
         cut_half_linked(cluster, &all);
         let members = settled_members(cluster)?;
         let core: BTreeSet<_> = all.intersection(&members).copied().collect();
-        return recover(cluster, &core, workload);
+        return recover(cluster, &core, &lacking, workload);
+    }
+    if random.per_mille(400) {
+        // Nobody has looked at this yet, if there may be more damage at all.
+        let _ = cluster.corrupt(*random.pick(&usable), Corruption::BitRot);
     }
     let quorum = nodes.len() as u64 / 2 + 1;
-    let mut core = sound;
+    let mut core = usable.clone();
     random.shuffle(&mut core);
     let size = random.between(quorum, core.len() as u64) as usize;
     core.truncate(size);
@@ -137,13 +122,32 @@ fn demand_progress(
         cluster.stall_disk(leader);
         cluster.resume(leader);
     }
-    heal(cluster, &core)?;
+    let core = heal(cluster, &core)?;
+    let lacked = lacking(cluster, &core);
     cut_half_linked(cluster, &core);
-    recover(cluster, &core, workload)
+    // What was lost is known once everybody has looked at its log.
+    cluster.run_for_ms(cluster.longest_election_timeout_ms());
+    if good_copies::are_in(cluster, &core) {
+        match recover(cluster, &core, &lacked, workload) {
+            // Rot may be found late.
+            Err(_) if !good_copies::are_in(cluster, &core) => {}
+            recovered => return recovered,
+        }
+    }
+    // With everybody there is a quorum of sound nodes, which hold everything that is committed.
+    let core = heal(cluster, &usable.into_iter().collect())?;
+    let lacked = lacking(cluster, &core);
+    cut_half_linked(cluster, &core);
+    recover(cluster, &core, &lacked, workload)
 }
 
-/// Makes everything about these nodes good.
-fn heal(cluster: &mut Cluster, core: &BTreeSet<NodeId>) -> Result<(), String> {
+/// Makes everything about these nodes good but what they have stored; returns those that run then: a
+/// node whose disk was damaged may say so, and stay down. Damaged ones start anew, so that they notice.
+/// If there are any, all are upgraded: builds
+/// that speak the oldest version know nothing of repair, and nobody is healed by them.
+fn heal(cluster: &mut Cluster, core: &BTreeSet<NodeId>) -> Result<BTreeSet<NodeId>, String> {
+    let mut running = core.clone();
+    let is_damaged = core.iter().any(|node| cluster.was_corrupted(*node));
     cluster.heal_among(core);
     for &node in core {
         cluster.put_back(node);
@@ -153,9 +157,23 @@ fn heal(cluster: &mut Cluster, core: &BTreeSet<NodeId>) -> Result<(), String> {
         cluster.resume_disk(node);
         cluster.set_disk_failing(node, 0, 0);
         cluster.reset_process(node);
+        let is_old = cluster.version(node) != Some(ProtocolVersion::NEWEST);
+        if is_damaged && is_old {
+            cluster.set_version(node, ProtocolVersion::NEWEST);
+        }
+        if cluster.was_corrupted(node) || (is_damaged && is_old) {
+            cluster.crash_by(node, CrashKind::Killed);
+        }
         if !cluster.is_running(node) {
-            let started = cluster.try_restart(node);
-            started.map_err(|error| format!("{node} does not start on a sound disk: {error}"))?;
+            match cluster.try_restart(node) {
+                Ok(()) => {}
+                Err(StartFailure::Damaged(_)) => {
+                    running.remove(&node);
+                }
+                Err(error @ StartFailure::Disk(_)) => {
+                    return Err(format!("{node} does not start on a healed disk: {error}"));
+                }
+            }
         }
         cluster.set_clock_rate(node, 1_000_000);
         for &peer in core.iter().filter(|peer| **peer != node) {
@@ -163,7 +181,7 @@ fn heal(cluster: &mut Cluster, core: &BTreeSet<NodeId>) -> Result<(), String> {
         }
     }
     cluster.set_client_links(LinkOptions::reliable());
-    Ok(())
+    Ok(running)
 }
 
 /// The members, once a leader knows who they are, no change is under way, and that stays so.
@@ -191,7 +209,7 @@ fn settled_members(cluster: &mut Cluster) -> Result<BTreeSet<NodeId>, String> {
     ))
 }
 
-fn deadline(cluster: &Cluster) -> Time {
+pub(super) fn deadline(cluster: &Cluster) -> Time {
     let longest = cluster.longest_election_timeout_ms();
     cluster.now().plus_ms(ELECTION_TIMEOUTS * longest)
 }
@@ -199,6 +217,7 @@ fn deadline(cluster: &Cluster) -> Time {
 fn recover(
     cluster: &mut Cluster,
     core: &BTreeSet<NodeId>,
+    lacked: &BTreeSet<NodeId>,
     workload: &dyn Workload,
 ) -> Result<(), String> {
     let end = deadline(cluster);
@@ -223,25 +242,46 @@ fn recover(
             .collect();
         let all = ends.first().copied().flatten();
         ends.len() == 1
+            && core.iter().all(|node| is_repaired(cluster, *node))
             && all.is_some_and(|(last, commit, applied)| {
                 last.1 == commit && applied == commit && commit >= write
             })
     };
     if cluster.run_until(left, agree) {
+        if !core.is_disjoint(lacked) {
+            cluster.note_reached(Mark::CoreRepaired);
+        }
         return Ok(());
     }
     let ends: Vec<_> = core
         .iter()
         .filter_map(|node| Some((*node, cluster.core(*node)?)))
-        .map(|(node, core)| (node, core.last_position(), core.commit_index()))
+        .map(|(node, core)| {
+            let missing: Vec<_> = core.missing().collect();
+            let lacks = (missing, core.lost_snapshot(), core.is_uncounted());
+            (node, core.last_position(), core.commit_index(), lacks)
+        })
         .collect();
     Err(format!(
-        "liveness: the logs of the core {core:?} under leader {leader} do not become equal: {ends:?}"
+        "liveness: the logs of the core {core:?} under leader {leader} do not become equal and \
+         whole: {ends:?}"
     ))
 }
 
+/// Those that are not repaired.
+fn lacking(cluster: &Cluster, nodes: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+    let lacks = |node: &&NodeId| !is_repaired(cluster, **node);
+    nodes.iter().filter(lacks).copied().collect()
+}
+
+/// Whether a node runs, has all content of its log and its state, and counts.
+fn is_repaired(cluster: &Cluster, node: NodeId) -> bool {
+    let core = cluster.core(node);
+    core.is_some_and(|core| core.is_whole() && !core.is_uncounted())
+}
+
 /// Cuts nodes off from the core that only half reach it: what is then due is the subject of
-/// [`progress_despite_partition`].
+/// [`lasting_partition`].
 fn cut_half_linked(cluster: &mut Cluster, core: &BTreeSet<NodeId>) {
     let others = cluster.node_ids();
     for other in others.into_iter().filter(|node| !core.contains(node)) {
@@ -359,92 +399,4 @@ fn answered_reads(
         }
     }
     Ok(())
-}
-
-/// Demands a committed write if some node could lead for good.
-fn progress_despite_partition(
-    cluster: &mut Cluster,
-    healed: &BTreeSet<NodeId>,
-    workload: &dyn Workload,
-    shape: Shape,
-) -> Result<(), String> {
-    // What was on its way when the links closed may still change who is up to date.
-    cluster.run_for_ms(2 * cluster.longest_election_timeout_ms());
-    let end = deadline(cluster);
-    let able = able_to_lead(cluster, healed);
-    if able.is_empty() {
-        return Ok(());
-    }
-    while cluster.now() < end {
-        let Some(leading) = commits_something(cluster, workload, end) else {
-            break;
-        };
-        // One write may slip through between two elections: the leader must stay, and go on.
-        cluster.run_for_ms(STABLE_MS);
-        if commits_something(cluster, workload, end) == Some(leading) {
-            return Ok(());
-        }
-    }
-    // An old leader may have gone on for a while, and have made other logs newer.
-    let still_able = able_to_lead(cluster, healed);
-    let able: Vec<_> = able.intersection(&still_able).collect();
-    if able.is_empty() {
-        return Ok(());
-    }
-    Err(format!(
-        "liveness: no progress with a lasting {}, although {able:?} could lead",
-        shape.name()
-    ))
-}
-
-/// Proposes at everybody who takes itself for a leader until one of them commits; tells which, in
-/// which term.
-fn commits_something(
-    cluster: &mut Cluster,
-    workload: &dyn Workload,
-    end: Time,
-) -> Option<(NodeId, Term)> {
-    let mut proposed: Vec<(NodeId, Term, Ticket)> = Vec::new();
-    let committed = |cluster: &Cluster, proposed: &[(NodeId, Term, Ticket)]| {
-        let is_done = |(_, _, ticket): &&_| matches!(cluster.outcome(*ticket), Some(Ok(_)));
-        let found = proposed.iter().find(is_done);
-        found.map(|(node, term, _)| (*node, *term))
-    };
-    while cluster.now() < end {
-        for node in cluster.node_ids() {
-            if let Some((term, Role::Leader)) = cluster.state(node)
-                && let Ok(accepted) = cluster.propose(node, workload.probe_command())
-            {
-                proposed.push((node, term, accepted.ticket));
-            }
-        }
-        cluster.run_until(5 * RETRY_MS, |cluster| {
-            committed(cluster, &proposed).is_some()
-        });
-        let done = committed(cluster, &proposed);
-        if done.is_some() {
-            return done;
-        }
-    }
-    None
-}
-
-/// Healed nodes with two-way links to a quorum of such nodes, themselves included, none of whose
-/// logs is newer.
-fn able_to_lead(cluster: &Cluster, healed: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
-    let last = |node: NodeId| cluster.core(node).map(RaftCore::last_position);
-    let newer = |a: LogPosition, b: LogPosition| (a.term, a.index) > (b.term, b.index);
-    let is_able = |node: &NodeId| {
-        let Some(own) = last(*node) else {
-            return false;
-        };
-        let friends = healed.iter().filter(|peer| {
-            *peer == node
-                || (cluster.is_open(*node, **peer)
-                    && cluster.is_open(**peer, *node)
-                    && last(**peer).is_some_and(|theirs| !newer(theirs, own)))
-        });
-        2 * friends.count() > cluster.node_ids().len()
-    };
-    healed.iter().copied().filter(is_able).collect()
 }

@@ -6,6 +6,8 @@
 
 mod fault;
 mod fault_kind;
+mod good_copies;
+mod lasting_partition;
 mod liveness;
 mod operator;
 mod plan;

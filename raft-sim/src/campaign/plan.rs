@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use raft_core::ENTRY_OVERHEAD_BYTES;
 use raft_log::LogOptions;
 use raft_node::{ComparisonPolicy, SnapshotPolicy};
 
@@ -31,6 +32,9 @@ pub(super) const STREAM_RESTARTS: u64 = 2_000;
 pub(super) const STREAM_CORE: u64 = 3_000;
 /// How long nothing goes wrong to begin with, in milliseconds.
 const CALM_MS: u64 = 800;
+/// What a leader takes on in a world with tight limits, in bytes: a few dozen commands of the
+/// workloads, and the largest of them.
+const TIGHT_BYTES: u64 = 4 << 10;
 /// Fewest kinds of fault that a plan has.
 const KINDS_MIN: usize = 3;
 
@@ -65,6 +69,8 @@ pub struct World {
     pub small_messages: bool,
     /// No memory to speak of: everything is read back from disk.
     pub small_buffers: bool,
+    /// Little may wait: proposals, reads, work of the applier.
+    pub tight_limits: bool,
     /// Segments of 64 KiB.
     pub small_segments: bool,
     /// Longest time that a restore takes, in milliseconds.
@@ -133,6 +139,7 @@ impl Plan {
         if random_sizes.per_mille(300) {
             world.old_versions = random_sizes.between(1, world.nodes);
         }
+        world.tight_limits = random_sizes.per_mille(300);
         let mut random_comparison = Random::stream(seed, Stream::Nemesis(STREAM_COMPARISON));
         if random_comparison.per_mille(400) {
             world.compare_every_ms = Some(*random_comparison.pick(&[1_000, 3_000]));
@@ -192,7 +199,10 @@ impl Plan {
         options.clock = ClockOptions {
             drift_ppm_max: world.drift_ppm_max,
         };
-        if world.small_messages {
+        if world.tight_limits {
+            tighten(&mut options);
+        }
+        if world.small_messages || world.tight_limits {
             options.core.max_append_bytes = 1;
             options.core.max_inflight_messages = 2;
         }
@@ -239,6 +249,7 @@ impl World {
             drift_ppm_max: *random.pick(&[0, 100, 10_000, 100_000]),
             small_messages: random.per_mille(300),
             small_buffers: random.per_mille(300),
+            tight_limits: false,
             small_segments: random.per_mille(250),
             restore_ms_max: 1,
             old_versions: 0,
@@ -273,6 +284,17 @@ impl SnapshotSizes {
             ..SnapshotPolicy::default()
         }
     }
+}
+
+/// Leaves room for what clients do one by one, and not for a flood.
+fn tighten(options: &mut ClusterOptions) {
+    options.core.max_uncommitted_bytes = TIGHT_BYTES;
+    options.core.max_entry_bytes = (TIGHT_BYTES - ENTRY_OVERHEAD_BYTES) as u32;
+    options.core.max_pending_reads = 8;
+    options.limits.max_waiting_proposals = 64;
+    options.limits.max_waiting_reads = 16;
+    options.limits.max_apply_bytes = 1 << 10;
+    options.limits.entry_buffer_bytes = 1 << 10;
 }
 
 fn draw_links(random: &mut Random) -> LinkOptions {

@@ -112,6 +112,7 @@ fn play(cluster: &mut Cluster, plan: &Plan, workload: &mut dyn Workload) -> Resu
     for (at, fault) in plan.faults.iter().copied() {
         cluster.act_after_ms(at, move |cluster| fault.apply(cluster));
     }
+    cluster.set_probes(workload.probe_command(), workload.probe_query());
     workload.spawn(cluster, plan);
     let mut restarts = Restarts::new(plan.seed);
     let mut operator = Operator::default();

@@ -22,7 +22,7 @@
 //! | one change of membership at a time | `one_change` |
 //! | the configuration in force is the log's latest | `configuration` |
 //! | equal states and replies after equal entries | `state_hash` |
-//! | windows are bounded | `memory` |
+//! | windows, queues and entries in memory are bounded | `memory` |
 //! | every write counts as its client was told | [`exactly_once`] |
 //! | there is an order that explains all answers | [`linearizability`] |
 

@@ -2,6 +2,7 @@
 
 use raft_core::Role;
 use raft_log::LogWrite;
+use raft_node::driver::Held;
 use raft_proto::{
     Entry, EntryKind, HardState, LogIndex, LogPosition, Member, Membership, NodeId, Term,
 };
@@ -20,6 +21,7 @@ pub(super) struct World {
     pub(super) base_index: u64,
     pub(super) applied_index: u64,
     pub(super) window: Option<Window>,
+    pub(super) held: Vec<Held>,
 }
 
 pub(super) fn entry(index: u64, term: u64, payload: &'static str) -> Entry {
@@ -78,6 +80,7 @@ impl World {
             base_index: 0,
             applied_index: 0,
             window: None,
+            held: Vec::new(),
         };
         for node in 1..=3 {
             world.durable(node, &append(&[entry(1, 1, "a")])).unwrap();
@@ -144,6 +147,7 @@ impl World {
             membership_index: LogIndex(self.membership_index),
             memberships_after: &|_| self.open_memberships,
             window: self.window,
+            held: &self.held,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! What the checker sees of a running node, and remembers of it until the next look.
 
 use raft_core::Role;
+use raft_node::driver::Held;
 use raft_proto::{LogIndex, Membership, NodeId, Term};
 
 /// What a node shows of itself at one moment.
@@ -29,6 +30,8 @@ pub struct NodeView<'a> {
     pub memberships_after: &'a dyn Fn(LogIndex) -> usize,
     /// The fullest of its windows of appends on the way, if it leads.
     pub window: Option<Window>,
+    /// What else it holds in memory.
+    pub held: &'a [Held],
 }
 
 /// Appends on the way to one peer.

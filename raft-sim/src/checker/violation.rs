@@ -118,6 +118,20 @@ pub enum Violation {
         /// Their payload, in bytes.
         bytes: u64,
     },
+    /// A node holds more in memory than its options say.
+    #[error("memory: {node} holds {amount} of '{what}', and {bound} are the most by {options}")]
+    MemoryOverrun {
+        /// The node.
+        node: NodeId,
+        /// What it is.
+        what: &'static str,
+        /// How much of it there is, in bytes or as a number.
+        amount: u64,
+        /// How much there may be.
+        bound: u64,
+        /// The options that say so.
+        options: &'static str,
+    },
     /// A leader counted copies of an earlier term's entry (§5.4.2, Figure 8).
     #[error("commit: {leader} leads term {} and committed up to {index}, of an earlier term", .term.0)]
     CommittedEarlierTerm {

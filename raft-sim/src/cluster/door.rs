@@ -107,6 +107,13 @@ impl Cluster {
         if self.admits(other, &hello) != Admitted::Yes || self.admits(one, &back) != Admitted::Yes {
             return Greeting::NotYet;
         }
+        for (guest, host) in [(one.node, other.node), (other.node, one.node)] {
+            let is_old = self.is_old_copy(guest);
+            assert!(
+                !is_old,
+                "{host} lets {guest} in on an old copy, although it knows a later boot"
+            );
+        }
         self.acquaintances.add(one, other);
         self.acquaintances.add(other, one);
         if version < ProtocolVersion::NEWEST {

@@ -231,6 +231,12 @@ impl Cluster {
         self.atlas.is_victim(node)
     }
 
+    /// Whether a node's disk was cleared, and does not hold again what it should.
+    #[must_use]
+    pub fn is_cleared(&self, node: NodeId) -> bool {
+        self.atlas.is_wiped(node)
+    }
+
     /// Stops a process without ending it (SIGSTOP). Messages go on arriving.
     pub fn pause(&mut self, node: NodeId) {
         if let Some(entry) = self.nodes.get_mut(&node)

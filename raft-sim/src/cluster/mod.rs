@@ -130,6 +130,8 @@ pub struct Cluster {
     client_link_options: LinkOptions,
     mailbox: Mailbox,
     tickets: Tickets,
+    /// A command and a query that any state accepts.
+    probes: (Bytes, Bytes),
     checker: SafetyChecker,
     /// What state machines have just replied.
     replies: Replies,
@@ -184,6 +186,7 @@ impl Cluster {
             client_link_options: options.client_links,
             mailbox: Mailbox::default(),
             tickets: Tickets::default(),
+            probes: Default::default(),
             checker: SafetyChecker::new(),
             replies: Replies::default(),
             applied: AppliedLog::default(),
@@ -310,7 +313,12 @@ impl Cluster {
 
     /// Lets something happen after a pause.
     pub fn act_after_ms(&mut self, ms: u64, action: impl FnOnce(&mut Self) + 'static) {
-        let at = self.now.plus_ms(ms);
+        self.act_after_us(ms * 1_000, action);
+    }
+
+    /// The same, to the microsecond.
+    pub fn act_after_us(&mut self, us: u64, action: impl FnOnce(&mut Self) + 'static) {
+        let at = self.now.plus_ns(us * 1_000);
         self.agenda.schedule(at, Event::Act(Box::new(action)));
     }
 

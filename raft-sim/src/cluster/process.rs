@@ -440,6 +440,7 @@ impl Cluster {
             membership_index: core.membership_index(),
             memberships_after: &|index| core.memberships_after(index),
             window: fullest_window(core),
+            held: &process.driver.held(),
         };
         if let Err(violation) = self.checker.observe(&view) {
             panic!("{violation}");

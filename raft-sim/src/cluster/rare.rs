@@ -75,11 +75,11 @@ impl Cluster {
     pub(super) fn mark_outcome(&mut self, error: &CallError) {
         if let CallError::Propose(error) = error {
             match error {
+                ProposeError::Overloaded => self.tally.mark(Mark::Overloaded),
                 ProposeError::Unknown => self.tally.mark(Mark::OutcomeUnknown),
                 ProposeError::Superseded { .. } => self.tally.mark(Mark::OutcomeSuperseded),
                 ProposeError::NotLeader { .. }
                 | ProposeError::DiskUnavailable
-                | ProposeError::Overloaded
                 | ProposeError::TooLarge { .. }
                 | ProposeError::ShutDown => {}
             }

@@ -30,7 +30,12 @@ pub struct Proposed {
 #[derive(Clone, Copy, Debug)]
 enum Addressee {
     Scenario(Ticket),
-    Client { client: u64, wait: WaitId },
+    Client {
+        client: u64,
+        wait: WaitId,
+    },
+    /// Nobody who does anything with it.
+    Nobody,
 }
 
 struct Answer {
@@ -133,6 +138,32 @@ impl Cluster {
         ticket
     }
 
+    /// What a flood is made of: a command and a query that any state accepts.
+    pub fn set_probes(&mut self, command: Bytes, query: Bytes) {
+        self.probes = (command, query);
+    }
+
+    /// Asks a node for so many writes and as many linearizable reads at once, whatever comes of it.
+    pub fn flood(&mut self, node: NodeId, count: u64) {
+        let Some(id) = self.running(node) else {
+            return;
+        };
+        let (command, query) = self.probes.clone();
+        for _ in 0..count {
+            let (command, query) = (command.clone(), query.clone());
+            let waiter = self.mailbox.command_waiter(id, Addressee::Nobody);
+            self.give(id, Input::Propose { command, waiter });
+            let consistency = ReadConsistency::Linearizable;
+            let waiter = self.mailbox.query_waiter(id, Addressee::Nobody);
+            let read = Input::Read {
+                query,
+                consistency,
+                waiter,
+            };
+            self.give(id, read);
+        }
+    }
+
     /// Asks a node to hand its leadership to another one; the outcome is an event in the trace and
     /// shows in [`Cluster::leader`].
     ///
@@ -188,6 +219,11 @@ impl Cluster {
             match to {
                 Addressee::Scenario(ticket) => {
                     self.tickets.outcomes.insert(ticket, outcome);
+                }
+                Addressee::Nobody => {
+                    if let Err(error) = &outcome {
+                        self.mark_outcome(error);
+                    }
                 }
                 // The dead do not talk: what a crash drops never reaches a client.
                 Addressee::Client { .. } if self.process(from).is_none() => {}
