@@ -98,7 +98,7 @@ pub use marks::{Mark, Tally};
 pub use network::{Direction, Shape, Traffic};
 pub use options::{
     Capacity, ClockOptions, ClusterOptions, Damage, DeliveryOrder, LateReplies, Latency,
-    LinkOptions, ProcessOptions, Replays, Transport,
+    LinkOptions, ProcessOptions, Replays, StorageRates, Transport,
 };
 pub use raft_core::Time;
 pub use random::{Random, Stream};

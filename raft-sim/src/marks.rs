@@ -109,6 +109,8 @@ pub struct Tally {
     pub marks: BTreeMap<Mark, u64>,
     /// Faults by kind.
     pub faults: BTreeMap<&'static str, u64>,
+    /// What was damaged on the medium, what of it was noticed, and what came back.
+    pub repairs: BTreeMap<&'static str, u64>,
 }
 
 impl Tally {
@@ -120,6 +122,12 @@ impl Tally {
         *self.faults.entry(kind).or_default() += 1;
     }
 
+    pub(crate) fn repairs(&mut self, what: &'static str, count: u64) {
+        if count > 0 {
+            *self.repairs.entry(what).or_default() += count;
+        }
+    }
+
     /// Adds what another run reached.
     pub fn add(&mut self, other: &Self) {
         for (mark, count) in &other.marks {
@@ -127,6 +135,9 @@ impl Tally {
         }
         for (kind, count) in &other.faults {
             *self.faults.entry(kind).or_default() += count;
+        }
+        for (what, count) in &other.repairs {
+            self.repairs(what, *count);
         }
     }
 

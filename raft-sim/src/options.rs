@@ -208,6 +208,27 @@ pub enum Damage {
     BeyondAtlas,
 }
 
+/// How often the use of a disk damages it, in thousandths. Only so many disks are damaged as
+/// [`ClusterOptions::damage`] allows; the rates are those of each of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StorageRates {
+    /// Reads of the log or a snapshot after which a sector is another one.
+    pub reads_rot_per_mille: u64,
+    /// Writes after which a sector is another one.
+    pub writes_rot_per_mille: u64,
+    /// Writes of which a block lands on another one.
+    pub writes_stray_per_mille: u64,
+}
+
+impl StorageRates {
+    /// Disks that take no harm.
+    pub(crate) const NONE: Self = Self {
+        reads_rot_per_mille: 0,
+        writes_rot_per_mille: 0,
+        writes_stray_per_mille: 0,
+    };
+}
+
 /// How clocks of nodes differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClockOptions {
@@ -232,6 +253,8 @@ pub struct ClusterOptions {
     pub transport: Transport,
     /// How many disks may be damaged.
     pub damage: Damage,
+    /// How often they are damaged by their use.
+    pub storage: StorageRates,
     /// So many nodes, those of the lowest ids, begin with the oldest version of the protocol.
     pub old_versions: u64,
     /// Latencies inside a node.
@@ -264,6 +287,7 @@ impl ClusterOptions {
             client_links: LinkOptions::reliable(),
             transport: Transport::Connections,
             damage: Damage::WithinAtlas,
+            storage: StorageRates::NONE,
             old_versions: 0,
             process: ProcessOptions::default(),
             clock: ClockOptions::default(),

@@ -18,7 +18,29 @@ pub(super) struct Measure {
     answering: VecDeque<(LogIndex, Time)>,
 }
 
+/// What a node has lost to its disk, and got back, since its process started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RepairCounts {
+    /// Entries that turned out to be damaged.
+    pub entries_lost: u64,
+    /// Entries among them whose content came back from peers.
+    pub entries_healed: u64,
+    /// Snapshots that turned out to be damaged.
+    pub snapshots_lost: u64,
+    /// Snapshots that took the place of what was damaged.
+    pub snapshots_healed: u64,
+}
+
 impl Measure {
+    pub(super) fn repairs(&self) -> RepairCounts {
+        RepairCounts {
+            entries_lost: self.recorder.entries_lost.read(),
+            entries_healed: self.recorder.entries_healed.read(),
+            snapshots_lost: self.recorder.snapshots_lost.read(),
+            snapshots_healed: self.recorder.snapshots_healed.read(),
+        }
+    }
+
     pub(super) fn reporting_to(recorder: Arc<Recorder>) -> Self {
         Self {
             recorder,

@@ -47,6 +47,7 @@ pub use self::held::Held;
 pub use self::io::{
     DriverLimits, Input, LogReadPurpose, LogReadRequest, Output, StatusWaiter, TransferWaiter,
 };
+pub use self::measure::RepairCounts;
 pub use self::membership::ChangeWaiter;
 pub use self::proposals::ProposalWaiter;
 pub use self::reads::{QueryWaiter, ReadConsistency};
@@ -438,6 +439,12 @@ impl Driver {
     #[must_use]
     pub fn comparison(&self) -> ComparisonStatus {
         self.comparing.status()
+    }
+
+    /// What the node has lost to its disk, and got back.
+    #[must_use]
+    pub fn repair_counts(&self) -> RepairCounts {
+        self.measure.repairs()
     }
 
     /// Payload bytes of recent entries in memory.

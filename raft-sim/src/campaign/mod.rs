@@ -7,6 +7,7 @@
 mod fault;
 mod fault_kind;
 mod good_copies;
+mod healing;
 mod lasting_partition;
 mod liveness;
 mod operator;

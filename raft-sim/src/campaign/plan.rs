@@ -13,7 +13,7 @@ use super::fault::Fault;
 use super::fault_kind::FaultKind;
 use crate::options::{
     Capacity, ClockOptions, ClusterOptions, Damage, LateReplies, Latency, LinkOptions, Replays,
-    Transport,
+    StorageRates, Transport,
 };
 use crate::random::{Random, Stream};
 use crate::trace::TraceDepth;
@@ -24,6 +24,8 @@ pub const TROUBLE_MS: u64 = 10_000;
 const STREAM_WORLD: u64 = 1_000;
 /// The stream that chooses whether and how often replicas are compared.
 const STREAM_COMPARISON: u64 = 1_002;
+/// The stream that chooses how often the use of disks damages them.
+const STREAM_STORAGE: u64 = 1_003;
 /// The stream that chooses when snapshots are taken.
 const STREAM_SNAPSHOTS: u64 = 1_001;
 /// The stream from which processes are started again.
@@ -119,6 +121,8 @@ pub struct Plan {
     pub trouble_ms: u64,
     /// What follows it.
     pub ending: Ending,
+    /// How often the use of disks damages them.
+    pub storage: StorageRates,
 }
 
 impl Plan {
@@ -162,6 +166,7 @@ impl Plan {
             operations_max: u64::MAX,
             trouble_ms: TROUBLE_MS,
             ending,
+            storage: StorageRates::NONE,
         }
     }
 
@@ -183,6 +188,33 @@ impl Plan {
         plan
     }
 
+    /// A plan of this seed in which disks are as bad as TigerBeetle's simulator makes them: up to a
+    /// tenth of all reads, and of all writes, leave damage, up to a tenth of all writes go astray,
+    /// power cuts tear, and reads and writes fail besides. As many disks as may be, no more.
+    #[must_use]
+    pub fn draw_bad_disks(seed: u64) -> Self {
+        let mut plan = Self::draw(seed);
+        let mut random = Random::stream(seed, Stream::Nemesis(STREAM_WORLD));
+        let kinds: Vec<_> = draw_kinds(&mut random)
+            .into_iter()
+            .filter(|kind| !kind.changes_members())
+            .filter(|kind| ![FaultKind::Crash, FaultKind::FailingDisk].contains(kind))
+            .chain([FaultKind::Crash, FaultKind::FailingDisk])
+            .collect();
+        plan.faults = draw_faults(seed, &kinds);
+        if plan.ending == Ending::Everybody {
+            plan.ending = Ending::Core;
+        }
+        plan.world.spares = 0;
+        let mut random = Random::stream(seed, Stream::Nemesis(STREAM_STORAGE));
+        plan.storage = StorageRates {
+            reads_rot_per_mille: *random.pick(&[0, 10, 100]),
+            writes_rot_per_mille: *random.pick(&[1, 10, 100]),
+            writes_stray_per_mille: *random.pick(&[0, 10, 100]),
+        };
+        plan
+    }
+
     /// Options of its cluster.
     pub(super) fn options(&self, trace: TraceDepth) -> ClusterOptions {
         let world = &self.world;
@@ -194,6 +226,7 @@ impl Plan {
         if self.ending == Ending::Survivors {
             options.damage = Damage::BeyondAtlas;
         }
+        options.storage = self.storage;
         options.old_versions = world.old_versions;
         options.process.restore = Latency::us(50, world.restore_ms_max * 1_000);
         options.clock = ClockOptions {

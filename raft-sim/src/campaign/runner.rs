@@ -8,6 +8,7 @@ use std::rc::Rc;
 use raft_core::Time;
 use raft_proto::{LogIndex, NodeId};
 
+use super::healing::Healing;
 use super::liveness;
 use super::operator::Operator;
 use super::plan::{Plan, STREAM_RESTARTS};
@@ -117,18 +118,21 @@ fn play(cluster: &mut Cluster, plan: &Plan, workload: &mut dyn Workload) -> Resu
     let mut restarts = Restarts::new(plan.seed);
     let mut operator = Operator::default();
     let mut compared = Compared::default();
+    let mut healing = Healing::default();
     let end = Time::from_ms(plan.trouble_ms);
     while cluster.now() < end {
         cluster.run_for_ms(LOOK_MS);
         restarts.look(cluster);
         operator.look(cluster);
         compared.look(cluster)?;
+        healing.look(cluster);
     }
     let recovery = liveness::demand(cluster, plan, workload)?;
     if !cluster.run_until(CLIENTS_END_MS, |cluster| cluster.clients_running() == 0) {
         return Err("clients wait for ever".to_string());
     }
     compared.look(cluster)?;
+    healing.end(cluster);
     let judgement = workload.judge(cluster)?;
     let first_fault = Time::from_ms(plan.first_fault_ms());
     let after = judgement

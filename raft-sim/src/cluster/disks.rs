@@ -8,12 +8,20 @@ use super::{Cluster, CrashKind, Event};
 use crate::checker::LogChange;
 use crate::disk::{Corruption, PagesAfterFailure};
 use crate::marks::Mark;
+use crate::options::StorageRates;
 
 /// How often a full disk is tried again, in milliseconds; as the runtime does.
 const DISK_FULL_RETRY_MS: u64 = 250;
 
 /// How soon the power fails after a write was lost that nobody has noticed, in milliseconds.
 const LOST_CRASH_MS_MAX: u64 = 8;
+
+/// What was done with a disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum DiskUse {
+    Read,
+    Write,
+}
 
 impl Cluster {
     /// Damages what a node has stored, unless too many disks would then be damaged to keep a good
@@ -28,9 +36,34 @@ impl Cluster {
             .is_some_and(|entry| entry.disk.corrupt(corruption));
         if changed {
             self.atlas.note_damaged(node);
+            self.tally.repairs(corruption.name(), 1);
             self.record(node, "is damaged", "", &[]);
         }
         changed
+    }
+
+    /// A node has read its log or a snapshot, or written a batch: by chance something on its medium
+    /// is damaged by that.
+    pub(super) fn damage_by_chance(&mut self, node: NodeId, done: DiskUse) {
+        let rates = self.options.storage;
+        if rates == StorageRates::NONE || self.is_frozen {
+            return;
+        }
+        let (rot, stray) = match done {
+            DiskUse::Read => (rates.reads_rot_per_mille, 0),
+            DiskUse::Write => (rates.writes_rot_per_mille, rates.writes_stray_per_mille),
+        };
+        let Some(entry) = self.nodes.get_mut(&node) else {
+            return;
+        };
+        let random = &mut entry.disk.random;
+        let (rots, strays) = (random.per_mille(rot), random.per_mille(stray));
+        if rots {
+            self.corrupt(node, Corruption::BitRot);
+        }
+        if strays {
+            self.corrupt(node, Corruption::MisdirectedWrite);
+        }
     }
 
     /// Lets a node's next sync fail.
@@ -148,6 +181,7 @@ impl Cluster {
             entry.disk.lose_last_sync();
         }
         self.tally.fault("lost-write");
+        self.tally.repairs("batches-lost-by-the-medium", 1);
         self.record(node, "loses a write", "", &[("first", first.index.0)]);
         self.act_after_ms(ms, move |cluster| {
             if cluster.process(id).is_some() {

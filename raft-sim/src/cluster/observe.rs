@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use raft_core::{RaftCore, Role};
 use raft_node::ComparisonStatus;
+use raft_node::driver::RepairCounts;
 use raft_proto::{Entry, EntryKind, LogIndex, LogPosition, NodeId, Term};
 
 use super::Cluster;
@@ -95,6 +96,17 @@ impl Cluster {
     #[must_use]
     pub fn committed(&self) -> LogIndex {
         self.checker.committed()
+    }
+
+    /// Which process of a node this is, and what it has lost to its disk and got back.
+    pub(crate) fn repair_counts(&self, node: NodeId) -> Option<(u64, RepairCounts)> {
+        let process = self.nodes.get(&node)?.process.as_ref()?;
+        Some((process.id.life, process.driver.repair_counts()))
+    }
+
+    /// Counts what became of damage.
+    pub(crate) fn count_repairs(&mut self, what: &'static str, count: u64) {
+        self.tally.repairs(what, count);
     }
 
     /// What a running node knows of the comparison of replicas.

@@ -7,6 +7,7 @@ use raft_node::driver::{ApplyBatch, ApplyItem, Input, LogReadPurpose, LogReadReq
 use raft_proto::{GroupId, Message, NodeId, frame, wire};
 
 use super::describe::{fullest_window, numbers_of};
+use super::disks::DiskUse;
 use super::node::{ApplierWork, Process, ProcessId};
 use super::{Cluster, Event, Packet};
 use crate::checker::NodeView;
@@ -309,6 +310,7 @@ impl Cluster {
                 if operations == BATCH_OPERATIONS {
                     self.lose_write(id, &changes, hard_state);
                 }
+                self.damage_by_chance(id.node, DiskUse::Write);
             }
             Ok(Finished::DiskFull) => self.wait_for_room(id),
             Err(error) => return self.halt(id.node, &error),
@@ -391,6 +393,7 @@ impl Cluster {
     }
 
     pub(super) fn finish_log_read(&mut self, id: ProcessId, request: LogReadRequest) {
+        self.damage_by_chance(id.node, DiskUse::Read);
         let Some(process) = self.process(id) else {
             return;
         };

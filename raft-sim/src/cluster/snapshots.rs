@@ -6,6 +6,7 @@ use raft_node::{SnapshotError, StateMachine, startup, take_cut_step};
 use raft_proto::{LogIndex, LogPosition, NodeId, SnapshotDescription};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::disks::DiskUse;
 use super::node::{ApplierWork, ProcessId};
 use super::{Cluster, Event};
 use crate::checker::LogChange;
@@ -57,6 +58,7 @@ impl Cluster {
         if has_more {
             self.schedule_after(id, |latencies| latencies.snapshot, Event::SnapshotWork(id));
         }
+        self.damage_by_chance(id.node, DiskUse::Read);
     }
 
     fn note_snapshot_done(&mut self, id: ProcessId, done: &SnapshotDone) {

@@ -20,6 +20,16 @@ pub enum Corruption {
     MisdirectedWrite,
 }
 
+impl Corruption {
+    /// What reports call an injected one.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::BitRot => "sectors-rotted",
+            Self::MisdirectedWrite => "blocks-overwritten-by-strays",
+        }
+    }
+}
+
 /// Failures that are switched on.
 #[derive(Debug, Default)]
 pub(super) struct DiskFaults {

@@ -204,6 +204,7 @@ impl Outcome {
             "operations": self.operations,
             "median_acknowledged_after_first_fault": median,
             "faults": self.tally.faults,
+            "repairs": self.tally.repairs,
             "marks": marks,
         })
         .to_string()

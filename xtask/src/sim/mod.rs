@@ -57,6 +57,9 @@ pub(crate) struct Options {
     /// Damages more disks than the cluster can bear: it must then stop and say so, and lose nothing
     #[arg(long)]
     beyond_atlas: bool,
+    /// Up to a tenth of all reads and writes damage the disk, as many disks as the cluster can bear
+    #[arg(long, conflicts_with = "beyond_atlas")]
+    bad_disks: bool,
     /// So many clients, for more or less load; by default 4 to 8, drawn from the seed
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     clients: Option<u64>,
@@ -146,10 +149,10 @@ fn run_optimised(features: &[&str], arguments: &[String]) -> Result<(), String> 
 impl Options {
     fn plans(&self) -> Plans {
         Plans {
-            draw: if self.beyond_atlas {
-                Plan::draw_beyond_atlas
-            } else {
-                Plan::draw
+            draw: match (self.beyond_atlas, self.bad_disks) {
+                (true, _) => Plan::draw_beyond_atlas,
+                (false, true) => Plan::draw_bad_disks,
+                (false, false) => Plan::draw,
             },
             clients: self.clients,
         }
