@@ -9,7 +9,8 @@ use std::time::Instant;
 use raft_log::vfs::RealVfs;
 use raft_log::{DataDir, Log, LogIdentity, LogOptions, LogWrite};
 use raft_proto::{EntryKind, GroupId, LogIndex, NodeId};
-use support::{Cluster, PATIENCE};
+use serde_json::Value;
+use support::{Cluster, PATIENCE, run, succeed};
 
 /// Changes the value of a put in the log of a node that is stopped, as a fault in memory before the
 /// checksum was made would have: everything about the log stays sound. Returns the entry.
@@ -81,6 +82,17 @@ async fn a_node_whose_log_was_altered_with_valid_checksums_is_named_and_its_log_
         client.put(format!("k{number}"), value).await.unwrap();
     }
     cluster.converged(&[1, 2, 3]).await;
+    let verify = ["verify-replicas", "--all", "-w", "json"];
+    let sound = String::from_utf8(succeed(&mut cluster.command(&verify))).unwrap();
+    // One JSON value for each comparison.
+    let mut compared = serde_json::Deserializer::from_str(&sound).into_iter::<Value>();
+    let compared = compared.next().unwrap().unwrap();
+    assert_eq!(
+        compared["reported"],
+        serde_json::json!([1, 2, 3]),
+        "{sound}"
+    );
+    assert_eq!(compared["differences"], serde_json::json!([]), "{sound}");
     // Whoever leads now.
     let odd = cluster.leader().await;
     cluster.kill(odd);
@@ -98,6 +110,11 @@ async fn a_node_whose_log_was_altered_with_valid_checksums_is_named_and_its_log_
             tokio::task::yield_now().await;
         }
     }
+    // Asked for, the same is found, and it is a failure; the log is healed by now, or is not.
+    let found = run(&mut cluster.command(&["verify-replicas"]));
+    assert_eq!(found.status.code(), Some(1), "{found:?}");
+    let said = String::from_utf8(found.stdout).unwrap();
+    assert!(said.contains(&state), "{said}");
     while !cluster.log(odd).contains("entries are healed from a peer") {
         assert!(Instant::now() < deadline, "nothing is healed");
         tokio::task::yield_now().await;
