@@ -358,7 +358,9 @@ fn change_batch(content: &mut [u8], input: &mut Input<'_>) {
 fn files(disk: &FlatVfs) -> Vec<PathBuf> {
     let directory = Path::new(DIRECTORY).join("log-0");
     let names = disk.list(&directory).unwrap_or_default();
-    names.iter().map(|name| directory.join(name)).collect()
+    // An open reads the reserve on a full disk only, which this one never is.
+    let read = names.iter().filter(|name| !name.ends_with(".zeros"));
+    read.map(|name| directory.join(name)).collect()
 }
 
 // ---- what must hold whatever was changed

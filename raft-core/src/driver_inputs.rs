@@ -6,7 +6,7 @@ use crate::catch_up::CatchUp;
 use crate::core::{Disk, RaftCore};
 use crate::output::{Event, ReadFailure, TransferOutcome, UnsentReason};
 use crate::progress::Progress;
-use crate::roles::{Promise, RoleState, Withheld};
+use crate::roles::{Promise, RestsOn, RoleState, Withheld};
 use crate::time::{PersistId, Time};
 use crate::timers::Timer;
 
@@ -46,9 +46,28 @@ impl RaftCore {
         self.entries_are_durable(durable_before);
         self.disk = Disk::Working;
         let filled = self.holes.completed(id);
-        self.release(id);
+        self.release(|withheld| withheld.after <= id);
         self.refills_are_durable(filled);
         self.commit_by_counting();
+    }
+
+    /// Term and vote of the persist of this id are durable, and nothing else of it or of those before
+    /// it: the disk has no room for that, and a reserve for term and vote, which go ahead of it. What
+    /// rests on them alone happens now: a vote, a vote request, an answer that names the term.
+    ///
+    /// A crash may now leave the term without the entries and truncations that came before it, as if
+    /// their messages had been lost. A vote was given by the longer log that this node has in memory,
+    /// so whoever gets it has all that this node ever acknowledged (§5.4.1).
+    ///
+    /// # Panics
+    /// If that persist was never handed out.
+    pub fn handle_hard_state_persisted(&mut self, now: Time, id: PersistId) {
+        self.advance_clock(now);
+        if self.is_halted() {
+            return;
+        }
+        self.persists.complete_hard_state(id);
+        self.release(|withheld| withheld.after <= id && withheld.rests_on == RestsOn::HardState);
     }
 
     /// Everything up to `index` is applied.
@@ -141,7 +160,8 @@ impl RaftCore {
     }
 
     /// The log has no room; the driver keeps trying. Until a persist completes this node neither
-    /// takes proposals nor campaigns, and hands leadership over.
+    /// takes proposals nor campaigns, and hands leadership over. It goes on to vote, as far as
+    /// [`RaftCore::handle_hard_state_persisted`] says.
     pub fn handle_disk_full(&mut self, now: Time) {
         self.set_disk(now, Disk::Full);
     }
@@ -176,13 +196,13 @@ impl RaftCore {
         self.hand_over_if_disk_is_behind();
     }
 
-    /// Keeps the promises that waited for persists up to `id`. All acknowledgements are to the
-    /// leader of the current term, so only the furthest is sent: it covers the others.
-    fn release(&mut self, id: PersistId) {
+    /// Keeps the promises that are due. All acknowledgements are to the leader of the current term, so
+    /// only the furthest is sent: it covers the others.
+    fn release(&mut self, is_due: impl Fn(&Withheld) -> bool) {
         let mut furthest: Option<(LogIndex, NodeId, AppendResponse)> = None;
         let due: Vec<Withheld> = self
             .withheld
-            .extract_if(.., |withheld| withheld.after <= id)
+            .extract_if(.., |withheld| is_due(withheld))
             .collect();
         for withheld in due {
             match withheld.promise {

@@ -10,7 +10,7 @@ use crate::core::{Disk, RaftCore};
 use crate::output::Event;
 use crate::progress::Counting;
 use crate::quorum::VoteOutcome;
-use crate::roles::{Campaign, Promise, RoleState, Withheld};
+use crate::roles::{Campaign, Promise, RestsOn, RoleState, Withheld};
 use crate::timers::Timer;
 
 /// Nanoseconds in a millisecond.
@@ -141,6 +141,7 @@ impl RaftCore {
         match self.persists.hard_state_waits_for() {
             Some(after) => self.withheld.push(Withheld {
                 after,
+                rests_on: RestsOn::HardState,
                 promise: Promise::OwnVote { term },
             }),
             None => self.own_vote_is_durable(term),

@@ -9,7 +9,7 @@ use raft_proto::{
 use crate::core::RaftCore;
 use crate::output::{Event, IndexRange, MembershipStage, Violation};
 use crate::persist_queue::Source;
-use crate::roles::{Promise, RoleState, Withheld};
+use crate::roles::{Promise, RestsOn, RoleState, Withheld};
 use crate::step::LARGEST_NUMBER;
 use crate::time::MessageId;
 
@@ -245,6 +245,7 @@ impl RaftCore {
             None => self.answer_append(to, sequence, AppendOutcome::Accepted),
             Some(after) => self.withheld.push(Withheld {
                 after,
+                rests_on: RestsOn::Everything,
                 promise: Promise::Acknowledgement {
                     to,
                     term,

@@ -251,6 +251,25 @@ impl PersistQueue {
         }
     }
 
+    /// Takes note that term and vote of the persist `id` are durable ahead of the rest of it.
+    pub(crate) fn complete_hard_state(&mut self, id: PersistId) {
+        let first_unpolled = self.pending.front().map_or(self.next_id, |p| p.persist.id);
+        assert!(
+            id < first_unpolled,
+            "persist {id} was reported durable before it was handed out"
+        );
+        let found = self.in_flight.iter().find(|write| write.id == id);
+        let Some(hard_state) = found.map(|write| write.hard_state) else {
+            // It is durable, all of it.
+            return;
+        };
+        self.durable_hard_state = hard_state;
+        for write in self.in_flight.iter_mut().filter(|write| write.id <= id) {
+            // Its completion must not bring an older one back.
+            write.hard_state = hard_state;
+        }
+    }
+
     /// The persist that must be durable before term and vote are; `None` if they are.
     pub(crate) fn hard_state_waits_for(&self) -> Option<PersistId> {
         if self.durable_hard_state == self.hard_state {
@@ -430,6 +449,32 @@ mod tests {
         queue.complete(before.id);
         assert_eq!(queue.hard_state_waits_for(), Some(with.id));
         queue.complete(with.id);
+        assert_eq!(queue.hard_state_waits_for(), None);
+    }
+
+    #[test]
+    fn a_hard_state_that_went_ahead_is_not_taken_back_by_the_writes_before_it() {
+        let mut queue = queue();
+        let voted = |term| HardState {
+            term: Term(term),
+            vote: Some(NodeId(3)),
+        };
+        let mut ids = Vec::new();
+        for term in 2..=4 {
+            queue.set_hard_state(voted(term), Epoch(0));
+            append(&mut queue, term, term + 3, term + 3);
+            ids.push(queue.poll().unwrap().id);
+        }
+        queue.complete_hard_state(ids[1]);
+        assert_eq!(queue.durable_hard_state(), voted(3));
+        assert_eq!(queue.durable_index(), LogIndex(4), "no entry is durable");
+        assert_eq!(queue.hard_state_waits_for(), Some(ids[2]));
+        queue.complete(ids[0]);
+        assert_eq!(queue.durable_hard_state(), voted(3));
+        assert_eq!(queue.durable_index(), LogIndex(5));
+        queue.complete_hard_state(ids[0]);
+        queue.complete(ids[2]);
+        assert_eq!(queue.durable_hard_state(), voted(4));
         assert_eq!(queue.hard_state_waits_for(), None);
     }
 

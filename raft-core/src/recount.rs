@@ -22,7 +22,7 @@ use raft_proto::{
 use crate::core::{Disk, RaftCore};
 use crate::output::{Event, Violation};
 use crate::progress::Counting;
-use crate::roles::{Promise, RoleState, Withheld};
+use crate::roles::{Promise, RestsOn, RoleState, Withheld};
 
 /// What a leader waits for before an uncounted peer may count again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +158,7 @@ impl RaftCore {
         let after = self.persists.end_is_known(hard_state, self.epoch);
         self.withheld.push(Withheld {
             after,
+            rests_on: RestsOn::Everything,
             promise: Promise::Recount { to: from, message },
         });
     }

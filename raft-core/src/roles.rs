@@ -70,7 +70,17 @@ pub(crate) struct Leader {
 #[derive(Clone, Debug)]
 pub(crate) struct Withheld {
     pub(crate) after: PersistId,
+    pub(crate) rests_on: RestsOn,
     pub(crate) promise: Promise,
+}
+
+/// What of its persist a promise needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RestsOn {
+    /// Term and vote, which may be durable ahead of the rest.
+    HardState,
+    /// All of it, and all that comes before.
+    Everything,
 }
 
 /// A statement that relies on something durable.

@@ -14,7 +14,7 @@ use raft_proto::{
 
 use crate::core::RaftCore;
 use crate::output::{Event, IndexRange, MembershipStage, RepairNews, Violation};
-use crate::roles::{Promise, RoleState, Withheld};
+use crate::roles::{Promise, RestsOn, RoleState, Withheld};
 use crate::step::LARGEST_NUMBER;
 use crate::time::Time;
 
@@ -372,6 +372,7 @@ impl RaftCore {
             None => self.send(to, response.into()),
             Some(after) => self.withheld.push(Withheld {
                 after,
+                rests_on: RestsOn::Everything,
                 promise: Promise::Message {
                     to,
                     message: response.into(),

@@ -8,7 +8,7 @@ use raft_proto::{
 
 use crate::core::RaftCore;
 use crate::output::{Role, Transmit, Violation};
-use crate::roles::{Promise, RoleState, Withheld};
+use crate::roles::{Promise, RestsOn, RoleState, Withheld};
 use crate::time::{MessageId, Time};
 
 /// No term or index of a real cluster exceeds it; arithmetic on anything up to it is safe. What a
@@ -207,6 +207,7 @@ impl RaftCore {
             None => self.send(to, message),
             Some(after) => self.withheld.push(Withheld {
                 after,
+                rests_on: RestsOn::HardState,
                 promise: Promise::Message { to, message },
             }),
         }

@@ -89,6 +89,11 @@ const SAMPLES: &[Sample] = &[
         ["801", "802", "803"],
     ),
     sample(
+        "scrub-bytes-per-second",
+        "RAFT_KV_SCRUB_BYTES_PER_SECOND",
+        ["0", "801", "802"],
+    ),
+    sample(
         "metrics-listen",
         "RAFT_KV_METRICS_LISTEN",
         ["\"127.0.0.1:1\"", "127.0.0.1:2", "127.0.0.1:3"],

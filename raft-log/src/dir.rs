@@ -12,6 +12,7 @@ use thiserror::Error;
 use crate::error::remedy;
 use crate::format::bytes::{Reader, Writer};
 use crate::format::small::{self, SmallFileError};
+use crate::reserve::{FOR_RECORDS, Taker, is_full, remove_if_there, replenish_records};
 use crate::vfs::{Access, AlignedBuffer, BLOCK_BYTES, LockGuard, Vfs, Writers};
 
 /// Name of the lock file.
@@ -342,22 +343,39 @@ impl DataDir {
         let content = small::encode(name, bytes);
         let mut buffer = AlignedBuffer::zeroed(content.len().div_ceil(BLOCK_BYTES));
         buffer.bytes_mut()[..content.len()].copy_from_slice(&content);
-        match self.vfs.remove(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(io_error("remove", &temporary, error));
-            }
-            Ok(()) | Err(_) => {}
-        }
+        let vfs = self.vfs.as_ref();
+        remove_if_there(vfs, &temporary)
+            .map_err(|source| io_error("remove", &temporary, source))?;
         let write = || {
-            let file = self.vfs.create(&temporary)?;
-            file.write_at(0, buffer.as_aligned())?;
-            file.sync_data()?;
+            match write_new(vfs, &temporary, &buffer) {
+                Err(error) if is_full(&error) => self.write_spare(&temporary, &buffer, error)?,
+                outcome => outcome?,
+            }
             // The size must be durable before the file can get the record's name.
             self.vfs.sync_dir(&self.path)?;
             self.vfs.rename(&temporary, &path)?;
             self.vfs.sync_dir(&self.path)
         };
-        write().map_err(|source| io_error("write", &path, source))
+        write().map_err(|source| io_error("write", &path, source))?;
+        // The block of the version before is free now.
+        replenish_records(vfs, &self.path)
+            .map_err(|source| io_error("keep spare blocks in", &self.path, source))
+    }
+
+    /// Writes a file of one block into a spare one, because the disk is full.
+    fn write_spare(&self, path: &Path, content: &AlignedBuffer, full: io::Error) -> io::Result<()> {
+        let vfs = self.vfs.as_ref();
+        remove_if_there(vfs, path)?;
+        let spare = match content.len() {
+            ..=BLOCK_BYTES => {
+                let bytes = content.len() as u64;
+                FOR_RECORDS.take((vfs, &self.path), path, bytes, Taker::Desperate)?
+            }
+            _ => None,
+        };
+        let file = spare.ok_or(full)?.file;
+        file.write_at(0, content.as_aligned())?;
+        file.sync_data()
     }
 
     fn identity(&self) -> MutexGuard<'_, Identity> {
@@ -400,6 +418,12 @@ impl Identity {
             boot,
         })
     }
+}
+
+fn write_new(vfs: &dyn Vfs, path: &Path, content: &AlignedBuffer) -> io::Result<()> {
+    let file = vfs.create(path)?;
+    file.write_at(0, content.as_aligned())?;
+    file.sync_data()
 }
 
 fn lock(vfs: &dyn Vfs, path: &Path) -> Result<Box<dyn LockGuard>, DirError> {

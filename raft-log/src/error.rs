@@ -10,6 +10,7 @@ use thiserror::Error;
 use crate::damage::Damage;
 use crate::dir::DirError;
 use crate::options::{LogIdentity, OptionsError};
+use crate::reserve::is_full;
 
 /// A file operation that failed.
 #[derive(Debug, Error)]
@@ -64,10 +65,7 @@ impl FileError {
     /// Whether the disk, or what one may use of it, is full.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
-        matches!(
-            self.source.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        )
+        is_full(&self.source)
     }
 }
 

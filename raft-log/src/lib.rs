@@ -76,6 +76,7 @@ mod prepare;
 mod readable;
 mod reader;
 mod recovery;
+mod reserve;
 mod scrub;
 mod segment;
 pub mod snapshot;

@@ -6,11 +6,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use raft_proto::{HardState, LogIndex, LogPosition, NodeId};
 
-use crate::append::{MarkedFirst, Purpose};
+use crate::append::{Purpose, Room, WroteUrgent};
 use crate::damage::{Hole, LogEnd};
 use crate::dir::DataDir;
 use crate::error::{LogError, OpenError};
 use crate::format::batch::Previous;
+use crate::format::preamble::Predecessor;
 use crate::index::Index;
 use crate::options::{LogIdentity, LogOptions};
 use crate::prepare::SegmentPreparer;
@@ -54,6 +55,18 @@ pub(crate) struct LiveSegment {
     pub(crate) file: Arc<SegmentFile>,
     /// The last entry before its batches.
     pub(crate) base: LogPosition,
+    /// What it continues.
+    pub(crate) predecessor: Option<Predecessor>,
+    pub(crate) room: SegmentRoom,
+}
+
+/// What a segment's room is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SegmentRoom {
+    /// Whatever is written.
+    Any,
+    /// It was taken from the reserve: it is for what cannot wait until the disk has room.
+    Urgent,
 }
 
 /// Where the written segment goes on.
@@ -142,8 +155,8 @@ impl Log {
     ///
     /// # Errors
     /// [`LogError::DiskFull`] and [`LogError::MetadataTooLarge`] leave the rest staged and may be
-    /// repeated, best after [`Log::compact_prefix`], whose mark then goes first; any other error
-    /// poisons the log.
+    /// repeated, best after [`Log::compact_prefix`]. Term, vote and mark go ahead of the rest then:
+    /// ask [`Log::hard_state`] what is durable. Any other error poisons the log.
     pub fn sync(&mut self) -> Result<SyncStats, LogError> {
         self.check_health()?;
         let mut stats = SyncStats::default();
@@ -153,10 +166,11 @@ impl Log {
                 true => Purpose::Change,
                 false => Purpose::Refill,
             };
-            let written = self.write_batch(purpose, &mut stats);
-            // A compaction frees space and metadata: it must not wait for what needs them.
+            let written = self.write_batch(purpose, Room::Any, &mut stats);
+            // What a full disk has a reserve for must not wait for what it has no room for; and a
+            // compaction frees space and metadata.
             if let Err(LogError::DiskFull { .. } | LogError::MetadataTooLarge { .. }) = &written
-                && self.mark_first(&mut stats)? == MarkedFirst::Yes
+                && self.write_urgent(&mut stats)? == WroteUrgent::Yes
             {
                 continue;
             }
@@ -187,7 +201,7 @@ impl Log {
             return Ok(stats);
         }
         if self.has_room_for_empty() {
-            self.write_batch(Purpose::Vouch, &mut stats)?;
+            self.write_batch(Purpose::Vouch, Room::Urgent, &mut stats)?;
         } else {
             // The next segment's start will vouch for it; until then there is no way.
             self.tail.vouching = Vouching::Done;
@@ -199,6 +213,12 @@ impl Log {
     #[must_use]
     pub fn hard_state(&self) -> HardState {
         self.state.hard_state
+    }
+
+    /// Whether the durable term and vote are the newest ones that were staged.
+    #[must_use]
+    pub fn is_hard_state_durable(&self) -> bool {
+        self.staged.hard_state == self.state.hard_state
     }
 
     /// The first durable entry that is not compacted away; one after the last if there is none.
@@ -231,7 +251,8 @@ impl Log {
         self.identity.node
     }
 
-    /// Size of all segments of the live log, in bytes; the prepared one is not counted.
+    /// Size of all segments of the live log, in bytes; the prepared one and the reserve are not
+    /// counted.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
         self.segments

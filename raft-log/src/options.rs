@@ -161,6 +161,11 @@ impl LogOptions {
         eighth.max(MIN_SEGMENT_BYTES)
     }
 
+    /// Size of each of the two files of the reserve, in bytes: what an open may need on a full disk.
+    pub(crate) fn reserve_bytes(&self) -> u64 {
+        self.opening_segment_bytes()
+    }
+
     /// Up to how many bytes of live batches the newest segment is copied whole at open, so that
     /// restarts do not pile up nearly empty segments.
     pub(crate) const fn copy_whole_bytes(&self) -> u64 {

@@ -2,7 +2,8 @@
 //!
 //! Zeros are as many bytes as the log itself, on the same disk. Written as fast as possible through
 //! the page cache they stood in front of the log's own syncs, so they go past it, and not much
-//! faster than the log needs them ([`Pace`]).
+//! faster than the log needs them ([`Pace`]). Before a segment the reserve is filled up, which a full
+//! disk leaves to what must not wait for room ([`crate::reserve`]).
 
 use raft_proto::mutants::{Mutant, is_planted};
 
@@ -16,7 +17,8 @@ use std::time::Duration;
 
 use crate::dir::TEMPORARY_SUFFIX;
 use crate::error::FileError;
-use crate::options::Preparation;
+use crate::options::{MIN_SEGMENT_BYTES, Preparation};
+use crate::reserve::{FOR_SEGMENTS, Taker, remove_if_there};
 use crate::vfs::{AlignedBuffer, BLOCK_BYTES, Vfs, VfsFile, Written};
 
 /// How many blocks of zeros one write takes: 256 KiB, which no sync of the log waits for long.
@@ -43,6 +45,8 @@ pub(crate) struct PreparedSegment {
 pub(crate) struct ZeroedFiles {
     vfs: Arc<dyn Vfs>,
     directory: PathBuf,
+    /// Size of each file of the reserve.
+    reserve_bytes: u64,
     made: u64,
     stop: Arc<AtomicBool>,
     pace: Arc<Pace>,
@@ -125,10 +129,11 @@ impl Pace {
 }
 
 impl ZeroedFiles {
-    pub(crate) fn new(vfs: Arc<dyn Vfs>, directory: &Path) -> Self {
+    pub(crate) fn new(vfs: Arc<dyn Vfs>, directory: &Path, reserve_bytes: u64) -> Self {
         Self {
             vfs,
             directory: directory.to_path_buf(),
+            reserve_bytes,
             made: 0,
             stop: Arc::default(),
             pace: Arc::new(Pace::new()),
@@ -140,15 +145,52 @@ impl ZeroedFiles {
         self.made += 1;
         let name = format!("prepared-{}{TEMPORARY_SUFFIX}", self.made);
         let path = self.directory.join(name);
-        let made = self.fill(&path, segment_bytes).map(|file| PreparedSegment {
-            path: path.clone(),
+        let file = self.make_file(&path, segment_bytes)?;
+        Ok(PreparedSegment {
+            path,
             file,
             segment_bytes,
-        });
-        made.map_err(|source| {
+        })
+    }
+
+    /// Takes a file of at least so many bytes from the reserve, to become a segment.
+    pub(crate) fn take_reserve(
+        &mut self,
+        least_bytes: u64,
+        taker: Taker,
+    ) -> Result<Option<PreparedSegment>, FileError> {
+        take_reserve(self.vfs.as_ref(), &self.directory, least_bytes, taker)
+    }
+
+    /// Makes what is wanting in the reserve, as far as there is room.
+    pub(crate) fn replenish(&mut self) -> Result<(), FileError> {
+        let directory = self.directory.clone();
+        let failed = |source| FileError::new("keep a reserve in", &directory, source);
+        let vfs = Arc::clone(&self.vfs);
+        let bytes = self.reserve_bytes;
+        let wanting = FOR_SEGMENTS.wanting(vfs.as_ref(), &directory, bytes);
+        let wanting = wanting.map_err(failed)?;
+        for path in wanting {
+            let temporary = path.with_extension("tmp");
+            remove_if_there(vfs.as_ref(), &temporary).map_err(failed)?;
+            match self.make_file(&temporary, bytes) {
+                Ok(_) => {}
+                // There is none until there is room.
+                Err(error) if error.is_disk_full() => return Ok(()),
+                Err(error) => return Err(error),
+            }
+            vfs.rename(&temporary, &path).map_err(failed)?;
+            vfs.sync_dir(&directory).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// A file of zeros, durable but for its name. On failure nothing of it stays.
+    fn make_file(&self, path: &Path, bytes: u64) -> Result<Arc<dyn VfsFile>, FileError> {
+        self.fill(path, bytes).map_err(|source| {
             // Best effort: the next open removes what this does not.
-            let _ = self.vfs.remove(&path);
-            FileError::new("prepare segment", &path, source)
+            let _ = self.vfs.remove(path);
+            FileError::new("prepare segment", path, source)
         })
     }
 
@@ -200,6 +242,7 @@ enum Mode {
 
 #[derive(Debug)]
 struct Worker {
+    directory: PathBuf,
     /// `None` once the worker is to end.
     requests: Option<Sender<u64>>,
     results: Receiver<Result<PreparedSegment, FileError>>,
@@ -213,12 +256,15 @@ struct Worker {
 impl SegmentPreparer {
     /// A preparer that starts at once with its first segment, if it works in the background.
     pub(crate) fn start(
-        files: ZeroedFiles,
+        mut files: ZeroedFiles,
         segment_bytes: u64,
         preparation: Preparation,
     ) -> Result<Self, FileError> {
         let mode = match preparation {
-            Preparation::Inline => Mode::Inline(files),
+            Preparation::Inline => {
+                files.replenish()?;
+                Mode::Inline(files)
+            }
             Preparation::Background => {
                 let mut worker = Worker::start(files)?;
                 worker.request(segment_bytes);
@@ -242,7 +288,10 @@ impl SegmentPreparer {
     /// The next segment; waits for it if it is not ready yet.
     pub(crate) fn take(&mut self) -> Result<PreparedSegment, FileError> {
         match &mut self.mode {
-            Mode::Inline(files) => files.make(self.segment_bytes),
+            Mode::Inline(files) => {
+                files.replenish()?;
+                files.make(self.segment_bytes)
+            }
             Mode::Background(worker) => {
                 worker.pace.set(Allowed::Everything);
                 worker.request(self.segment_bytes);
@@ -260,6 +309,46 @@ impl SegmentPreparer {
             }
         }
     }
+
+    /// A file of at least so many bytes from the reserve, to become the next segment; `None` if there
+    /// is none. Only after [`SegmentPreparer::take`] has failed, so that nobody fills the reserve up
+    /// meanwhile.
+    pub(crate) fn take_reserve(
+        &mut self,
+        least_bytes: u64,
+        taker: Taker,
+    ) -> Result<Option<PreparedSegment>, FileError> {
+        match &mut self.mode {
+            Mode::Inline(files) => files.take_reserve(least_bytes, taker),
+            Mode::Background(worker) => {
+                assert!(!worker.outstanding, "the worker is idle after a failure");
+                take_reserve(worker.vfs.as_ref(), &worker.directory, least_bytes, taker)
+            }
+        }
+    }
+}
+
+/// Takes a file from the reserve under the name of a prepared segment.
+fn take_reserve(
+    vfs: &dyn Vfs,
+    directory: &Path,
+    least_bytes: u64,
+    taker: Taker,
+) -> Result<Option<PreparedSegment>, FileError> {
+    let path = directory.join(format!("prepared-from-reserve{TEMPORARY_SUFFIX}"));
+    let taken = FOR_SEGMENTS
+        .take(
+            (vfs, directory),
+            &path,
+            least_bytes.max(MIN_SEGMENT_BYTES),
+            taker,
+        )
+        .map_err(|source| FileError::new("take the reserve as", &path, source))?;
+    Ok(taken.map(|taken| PreparedSegment {
+        path,
+        file: taken.file,
+        segment_bytes: taken.bytes,
+    }))
 }
 
 impl Worker {
@@ -272,7 +361,8 @@ impl Worker {
         let directory = files.directory.clone();
         let work = move || {
             while let Ok(segment_bytes) = requested.recv() {
-                if finished.send(files.make(segment_bytes)).is_err() {
+                let made = files.replenish().and_then(|()| files.make(segment_bytes));
+                if finished.send(made).is_err() {
                     break;
                 }
             }
@@ -284,6 +374,7 @@ impl Worker {
                 FileError::new("start the segment preparer of", &directory, source)
             })?;
         Ok(Self {
+            directory,
             requests: Some(requests),
             results,
             outstanding: false,

@@ -9,6 +9,9 @@ use crate::format::record::record_bytes;
 use crate::index::Index;
 use crate::state::LogState;
 
+/// Most entries that a full disk's reserve takes at a time.
+const MAX_LIGHT_ENTRIES: usize = 8;
+
 /// A change of the log and the state that must be durable with it.
 ///
 /// The parts apply in this order: hard state, truncation, refill, entries, knowledge of the end.
@@ -70,6 +73,18 @@ impl Staged {
             || self.log_end != state.log_end
             || !self.refill.is_empty()
             || !self.entries.is_empty()
+    }
+
+    /// Whether it is what a cluster needs to go on while a disk is full, and no more: term and vote,
+    /// a truncation, a mark, a leader's first entry, a change of the membership. Commands are not.
+    pub(crate) fn is_light(&self) -> bool {
+        let light = |entry: &Entry| match entry.kind {
+            EntryKind::Noop | EntryKind::Membership => true,
+            EntryKind::Command => false,
+        };
+        self.refill.is_empty()
+            && self.entries.len() <= MAX_LIGHT_ENTRIES
+            && self.entries.iter().all(light)
     }
 
     /// The end of the log once everything staged is durable.

@@ -18,7 +18,7 @@ use raft_proto::{
 
 mod support;
 
-use support::{CLUSTER, DIRECTORY, Model, NODE, open, segment_path};
+use support::{CLUSTER, DIRECTORY, Model, NODE, open, segment_path, used_bytes};
 
 const BLOCK: u64 = 4096;
 
@@ -406,11 +406,16 @@ fn a_full_disk_is_met_while_preparing_and_tears_nothing() {
     vfs.set_capacity(None);
     log.sync().unwrap();
     assert_eq!(log.last().index, LogIndex(written + 1));
-    vfs.set_capacity(Some(0));
     drop((dir, log));
+    // Without a reserve the disk has no room for a boot's record, nor for the segment of an open.
+    let remove = |name: &str| vfs.remove(&Path::new(DIRECTORY).join(name)).unwrap();
+    let limit = used_bytes(&vfs);
+    (0..2).for_each(|number| remove(&format!("spare-{number}.zeros")));
+    vfs.set_capacity(Some(0));
     let dir = DataDir::open(vfs.shared(), Path::new(DIRECTORY), NODE);
     assert!(matches!(dir, Err(DirError::Io { .. })));
-    vfs.set_capacity(Some(160_000));
+    (0..2).for_each(|number| remove(&format!("log-0/reserve-{number}.zeros")));
+    vfs.set_capacity(Some(limit - 2 * 65_536));
     assert!(matches!(
         open(&vfs).map(drop),
         Err(OpenError::DiskFull { .. })

@@ -5,15 +5,15 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::{Config, PersistId, RaftCore, Recovered, Role, Time};
+use raft_core::{Config, IndexRange, PersistId, RaftCore, Recovered, Role, Time};
 use raft_node::driver::{
     ApplyBatch, Driver, DriverLimits, Input, LogReadRequest, Output, ProposalWaiter,
-    ReadConsistency,
+    ReadConsistency, Rot,
 };
 use raft_node::{Applied, ProposeError, ReadError, Small, SmallState, apply_batch};
 use raft_proto::{
     AppendOutcome, AppendRequest, AppendResponse, Boot, Entry, EntryKind, LogIndex, LogPosition,
-    Member, Membership, Message, NodeId, PreVoteResponse, Term, VoteResponse,
+    Member, Membership, Message, NodeId, PreVoteResponse, Term, VoteRequest, VoteResponse,
 };
 
 const ME: NodeId = NodeId(1);
@@ -51,6 +51,8 @@ struct Node {
     batches: Vec<ApplyBatch>,
     /// Asked of the disk.
     reads: Vec<LogReadRequest>,
+    /// Reported to the log as damaged.
+    rot: Vec<IndexRange>,
     /// What is written.
     log: Vec<Entry>,
 }
@@ -86,6 +88,7 @@ impl Node {
             writing: None,
             batches: Vec::new(),
             reads: Vec::new(),
+            rot: Vec::new(),
             log: vec![first],
         }
     }
@@ -140,7 +143,8 @@ impl Node {
                 Output::Cut(_) | Output::Restore(_) | Output::Snapshot(_) | Output::Compact(_) => {
                     panic!("no snapshot is due")
                 }
-                Output::ReportRot(_) | Output::Halt(_) => panic!("nothing is damaged"),
+                Output::ReportRot(range) => self.rot.push(range),
+                Output::Halt(error) => panic!("{error}"),
             }
         }
     }
@@ -420,4 +424,87 @@ fn an_order_that_spans_evicted_and_unsynced_entries_is_sent() {
     };
     let indexes: Vec<_> = entries.iter().map(|entry| entry.index.0).collect();
     assert_eq!(indexes, [1, 2, 3]);
+}
+
+/// Entries of a leader wait for room, and so does their acknowledgement. A vote does not.
+#[test]
+fn a_vote_leaves_while_entries_wait_for_room() {
+    let mut node = Node::of_three(DriverLimits::default());
+    let entry = Entry {
+        index: LogIndex(2),
+        term: Term(2),
+        kind: EntryKind::Command,
+        payload: Bytes::from_static(b"waits"),
+    };
+    let append = AppendRequest {
+        term: Term(2),
+        sequence: 1,
+        previous: at(1, 1),
+        commit_index: LogIndex(1),
+        entries: vec![entry],
+    };
+    node.hear(OTHER, append);
+    node.give(Input::DiskFull);
+    let candidate = NodeId(3);
+    let request = VoteRequest {
+        term: Term(3),
+        last_log: at(2, 2),
+        leadership_transfer: true,
+    };
+    node.hear(candidate, request);
+    assert!(node.sent.is_empty(), "nothing is durable: {:?}", node.sent);
+    let write = node.writing.unwrap();
+    node.give(Input::HardStatePersisted(write));
+    let (term, granted) = (Term(3), true);
+    let vote = Message::from(VoteResponse { term, granted });
+    assert_eq!(node.sent, [(candidate, vote)]);
+    // A candidate with a shorter log gets none: the entry counts as this node's.
+    node.sent.clear();
+    let request = VoteRequest {
+        term: Term(4),
+        last_log: at(1, 1),
+        leadership_transfer: true,
+    };
+    node.hear(OTHER, request);
+    let write = node.writing.unwrap();
+    node.give(Input::HardStatePersisted(write));
+    let (term, granted) = (Term(4), false);
+    let refusal = Message::from(VoteResponse { term, granted });
+    assert_eq!(node.sent, [(OTHER, refusal)]);
+    // Once there is room nothing is said twice, and nothing to the leader of a term that is over.
+    node.sent.clear();
+    node.sync();
+    assert!(node.sent.is_empty(), "{:?}", node.sent);
+}
+
+#[test]
+fn what_a_scrub_has_found_is_read_once_more_and_then_reported() {
+    let mut node = Node::leader_of_three(DriverLimits::default());
+    for command in ["a", "b", "c"] {
+        node.propose(command);
+        node.sync();
+        node.replicate();
+    }
+    node.apply();
+    let lost = IndexRange::new(LogIndex(2), LogIndex(9)).unwrap();
+    node.give(Input::RotFound(Rot::Entries(lost)));
+    let request = node.reads.pop().unwrap();
+    assert_eq!((request.first, request.last), (LogIndex(2), LogIndex(5)));
+    assert!(node.rot.is_empty(), "a scrub's word is not enough");
+    // Entry 2 is as it was; 4 is not, and 5 is.
+    let entries = vec![node.log[1].clone(), node.log[2].clone()];
+    node.give(Input::LogRead { request, entries });
+    let request = node.reads.pop().unwrap();
+    assert_eq!(request.first, LogIndex(4));
+    let index = LogIndex(4);
+    node.give(Input::LogUnreadable { request, index });
+    assert_eq!(node.rot, [IndexRange::new(index, index).unwrap()]);
+    assert_ne!(node.driver.core().role(), Role::Leader);
+    let request = node.reads.pop().unwrap();
+    assert_eq!(request.first, LogIndex(5));
+    let entries = vec![node.log[4].clone()];
+    node.give(Input::LogRead { request, entries });
+    assert!(node.reads.is_empty() && node.rot.len() == 1);
+    let missing: Vec<IndexRange> = node.driver.core().missing().collect();
+    assert_eq!(missing, node.rot);
 }

@@ -40,6 +40,8 @@ marks! {
     CrashedBetweenEffects => "crashed-between-effects",
     /// A write waited for room on a full disk.
     WaitedForRoom => "waited-for-room",
+    /// Term and vote became durable ahead of a write that waited for room.
+    TermAheadOfRoom => "term-ahead-of-room",
     /// A node stopped because its disk failed.
     StoppedByDisk => "stopped-by-disk",
     /// A node reported at its start that its data is damaged.

@@ -193,6 +193,10 @@ pub(super) struct ServerArgs {
     /// differs from most others is named in status, log and metrics.
     #[arg(long, env = "RAFT_KV_COMPARE_INTERVAL_SECONDS", default_value_t = 60)]
     pub(super) compare_interval_seconds: u64,
+    /// How fast to read sealed log segments and snapshots in the background to find rot, in bytes per
+    /// second; 0 for not at all.
+    #[arg(long, env = "RAFT_KV_SCRUB_BYTES_PER_SECOND", default_value_t = 2 << 20)]
+    pub(super) scrub_bytes_per_second: u64,
     /// The TCP address to serve /metrics, /health and /ready on; without it they are not served.
     /// Anybody who reaches it can read them.
     #[arg(long, env = "RAFT_KV_METRICS_LISTEN", value_name = "IP:PORT")]

@@ -56,6 +56,7 @@ pub(super) fn run(
             },
             ..ComparisonPolicy::default()
         },
+        scrub_bytes_per_second: args.scrub_bytes_per_second,
         metrics_listen: args.metrics_listen,
     };
     if args.check {

@@ -122,6 +122,9 @@ pub struct ServerConfig {
     pub snapshots: SnapshotPolicy,
     /// When replicas are compared, and how fast.
     pub comparison: ComparisonPolicy,
+    /// How fast sealed segments and snapshots are read in the background to find rot, in bytes per
+    /// second; 0 for not at all.
+    pub scrub_bytes_per_second: u64,
     /// The TCP address to serve metrics, health and readiness on, if at all.
     pub metrics_listen: Option<SocketAddr>,
 }
@@ -194,6 +197,7 @@ impl ServerConfig {
         raft.core.election_timeout_ms_min = self.timers.election_timeout_ms_min;
         raft.core.election_timeout_ms_max = self.timers.election_timeout_ms_max;
         raft.log.segment_bytes = self.segment_bytes;
+        raft.scrub_bytes_per_second = self.scrub_bytes_per_second;
         raft.limits.max_command_bytes = MAX_REQUEST_BYTES;
         // A command or query of the store takes microseconds, less than a hop between threads.
         raft.apply_on = ApplyOn::NodeThread;
@@ -290,6 +294,7 @@ mod tests {
             segment_bytes: 64 << 20,
             snapshots: SnapshotPolicy::default(),
             comparison: ComparisonPolicy::default(),
+            scrub_bytes_per_second: 2 << 20,
             metrics_listen: None,
         }
     }

@@ -274,7 +274,7 @@ impl Cluster {
         self.start_as(id, command);
     }
 
-    fn start_as(&mut self, id: usize, mut command: Command) {
+    pub(crate) fn start_as(&mut self, id: usize, mut command: Command) {
         assert!(self.servers[id - 1].is_none(), "node {id} runs already");
         let log = File::options()
             .create(true)

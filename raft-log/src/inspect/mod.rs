@@ -17,6 +17,7 @@
 
 use std::path::{Path, PathBuf};
 
+mod healed;
 mod show;
 
 use raft_proto::{EntryKind, HardState, LogIndex, LogPosition, Term};
@@ -191,6 +192,15 @@ pub enum Finding {
         /// What is known about it.
         kind: DamageKind,
     },
+    /// Damage that costs nothing: all that was lost is in the log again, in a later segment.
+    Healed {
+        /// Where it starts, in bytes.
+        offset: u64,
+        /// The first entry that was affected.
+        first: LogIndex,
+        /// The last one.
+        last: LogIndex,
+    },
     /// One of the two identities of a batch is damaged; the other one serves.
     LostCopy {
         /// Where the batch starts, in bytes.
@@ -214,7 +224,7 @@ pub enum Finding {
 }
 
 impl Survey {
-    /// Whether nothing but a torn last batch was found.
+    /// Whether nothing but a torn last batch was found, and damage that was healed.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         self.segments.iter().all(SegmentReport::is_sound)
@@ -222,10 +232,11 @@ impl Survey {
 }
 
 impl SegmentReport {
-    /// Whether nothing but a torn last batch was found.
+    /// Whether nothing but a torn last batch was found, and damage that was healed.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        let torn = |finding: &Finding| matches!(finding, Finding::Torn { .. });
+        let torn =
+            |finding: &Finding| matches!(finding, Finding::Torn { .. } | Finding::Healed { .. });
         let whole = matches!(self.start, Start::Valid(_))
             && self.seal != SealReport::Damaged
             && self.findings.iter().all(torn);
@@ -265,6 +276,7 @@ pub fn survey(vfs: &dyn Vfs, data_directory: &Path, detail: Detail) -> Result<Su
     }
     segments.reverse();
     link(&mut segments);
+    healed::mark(vfs, &directory, &mut segments)?;
     Ok(Survey {
         directory,
         segments,

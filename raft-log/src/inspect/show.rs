@@ -122,6 +122,14 @@ impl fmt::Display for Finding {
                 let last = last.map_or_else(|| "?".to_owned(), |last| last.to_string());
                 write!(f, "DAMAGED at {offset}, entries {first} to {last}: {kind}")
             }
+            Self::Healed {
+                offset,
+                first,
+                last,
+            } => write!(
+                f,
+                "healed: what was lost of entries {first} to {last} at {offset} stands elsewhere"
+            ),
             Self::LostCopy { offset } => write!(
                 f,
                 "ROT: the batch at {offset} has lost one copy of its identity, the other one serves"

@@ -7,12 +7,12 @@ use raft_proto::{HardState, LogIndex, LogPosition, Membership, TermRun};
 
 use self::chain::{Chain, LoadedSegment};
 use self::replay::Replay;
-use self::rewrite::{NewHead, Plan};
+use self::rewrite::NewHead;
 use self::scanned::{Copies, Finish, ScannedBatch, Wholeness};
 use crate::damage::{Damage, DamageKind, Hole, LogEnd, SuspectIdentity, UnknownEnd};
 use crate::dir::{DataDir, TEMPORARY_SUFFIX};
 use crate::error::{FileError, OpenError};
-use crate::log::{Health, LiveSegment, Log};
+use crate::log::{Health, Log};
 use crate::options::{LogIdentity, LogOptions, OnDamage};
 use crate::prepare::{SegmentPreparer, ZeroedFiles};
 use crate::segment::{LAST_SEQUENCE, path_of};
@@ -24,6 +24,7 @@ pub(crate) mod chain;
 pub(crate) mod judge;
 pub(crate) mod replay;
 mod rewrite;
+mod room;
 mod salvage;
 pub(crate) mod scan;
 pub(crate) mod scanned;
@@ -121,17 +122,26 @@ pub(crate) fn open(
     recovered.lost_copies = lost_copies(&chain, identity.node.0);
     recovered.damage = std::mem::take(&mut chain.damage);
     remove_temporaries(vfs.as_ref(), &directory)?;
-    let mut files = ZeroedFiles::new(Arc::clone(vfs), &directory);
-    let plan = Plan::new(&chain, &replay, identity, &options);
+    let mut files = ZeroedFiles::new(Arc::clone(vfs), &directory, options.reserve_bytes());
+    let (plan, room) = room::find(
+        (&chain, &replay),
+        identity,
+        &options,
+        (vfs.as_ref(), &directory),
+        &mut files,
+    )?;
     let copied_entries = plan.copied_entries();
-    let head = plan.write(vfs.as_ref(), &directory, &mut files, &mut chain)?;
+    let head = plan.write(vfs.as_ref(), &directory, &room, &mut chain)?;
     if !created {
         dir.write_marker(&marker_name(identity))?;
     }
     dir.bind_cluster(identity.cluster)?;
+    let live = head.older.iter().chain([&head.segment]);
+    let live: Vec<u64> = live.map(|segment| segment.file.sequence).collect();
+    room::remove_strangers(vfs.as_ref(), &directory, &chain.sequences, &live)?;
+    // Behind that, because the reserve may need the room.
     let preparer = SegmentPreparer::start(files, options.segment_bytes, options.preparation)?;
     let log = assemble(dir, &directory, identity, options, replay, head, preparer);
-    log.remove_strangers(&chain.sequences)?;
     Ok((
         log,
         Recovered {
@@ -373,10 +383,7 @@ fn assemble(
     head.place_copy(&mut index);
     assert_eq!(index.last, replay.state.last.index, "the copy is complete");
     let mut segments = head.older;
-    segments.push_back(LiveSegment {
-        file: head.file,
-        base: head.base,
-    });
+    segments.push_back(head.segment);
     Log {
         vfs: Arc::clone(dir.vfs()),
         directory: directory.to_path_buf(),

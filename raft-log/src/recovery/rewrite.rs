@@ -10,15 +10,16 @@
 //! follows as refills.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_proto::mutants::{Mutant, is_planted};
-use raft_proto::{Entry, LogIndex, LogPosition};
+use raft_proto::{Entry, LogIndex};
 
 use super::chain::{Chain, LoadedSegment};
 use super::replay::Replay;
+use super::room::FoundRoom;
 use super::scanned::{Extent, Finish, ScannedBatch, Wholeness};
 use crate::error::{FileError, OpenError};
 use crate::format::batch::{self, Draft, Previous, Records};
@@ -27,10 +28,9 @@ use crate::format::preamble::{Preamble, Predecessor};
 use crate::format::record::{self, RECORD_ALIGN};
 use crate::format::seal::Seal;
 use crate::index::{Index, Place};
-use crate::log::{LiveSegment, Log, Tail, Vouching};
+use crate::log::{LiveSegment, SegmentRoom, Tail, Vouching};
 use crate::options::{LogIdentity, LogOptions, MAX_SEGMENT_BYTES};
-use crate::prepare::ZeroedFiles;
-use crate::segment::{SegmentFile, path_of};
+use crate::segment::SegmentFile;
 use crate::staged::{Limits, next_batch};
 use crate::state::LogState;
 use crate::vfs::{AlignedBuffer, BLOCK_BYTES, Content, Vfs};
@@ -50,8 +50,7 @@ pub(super) struct Plan {
 /// The segment that an open has started.
 #[derive(Debug)]
 pub(super) struct NewHead {
-    pub(super) file: Arc<SegmentFile>,
-    pub(super) base: LogPosition,
+    pub(super) segment: LiveSegment,
     copied: CopiedPlaces,
     pub(super) tail: Tail,
     pub(super) older: VecDeque<LiveSegment>,
@@ -91,13 +90,13 @@ impl NewHead {
     pub(super) fn place_copy(&self, index: &mut Index) {
         match &self.copied {
             CopiedPlaces::Tail(offsets) => {
-                index.truncate_after(self.base.index);
-                index.append(&self.file, offsets);
+                index.truncate_after(self.segment.base.index);
+                index.append(&self.segment.file, offsets);
             }
             CopiedPlaces::Refill { places, old } => {
                 index.lose_place(old.0, old.1);
                 for (entry, offset) in places {
-                    index.fill(&self.file, *entry, &[*offset]);
+                    index.fill(&self.segment.file, *entry, &[*offset]);
                 }
             }
         }
@@ -127,11 +126,12 @@ impl Plan {
         replay: &Replay,
         identity: LogIdentity,
         options: &LogOptions,
+        copy_whole_bytes: u64,
     ) -> Self {
         let state = replay.state.clone();
         let loaded = &chain.segments;
         let mut cut = match loaded.last() {
-            Some(head) => cut_of(head, loaded, replay, options),
+            Some(head) => cut_of(head, loaded, replay, copy_whole_bytes),
             None => Cut {
                 first: LogIndex::FIRST,
                 predecessor: None,
@@ -191,17 +191,14 @@ impl Plan {
         mut self,
         vfs: &dyn Vfs,
         directory: &Path,
-        files: &mut ZeroedFiles,
+        room: &FoundRoom,
         chain: &mut Chain,
     ) -> Result<NewHead, OpenError> {
         let salt = vfs.random();
         self.preamble.salt =
             salt.map_err(|source| FileError::new("draw a salt for", directory, source))?;
-        self.preamble.segment_bytes = self.size();
-        let prepared = files
-            .make(self.preamble.segment_bytes)
-            .map_err(|error| disk_full(error, self.preamble.segment_bytes, directory))?;
-        let file = SegmentFile::of_prepared(&prepared, &self.preamble);
+        self.preamble.segment_bytes = room.prepared.segment_bytes;
+        let file = SegmentFile::of_prepared(&room.prepared, &self.preamble);
         let (copied, tail) = self.copy(&file, chain)?;
         self.preamble.copied_end = tail.end;
         let file = Arc::new(file.publish(&self.preamble, vfs, directory)?);
@@ -217,10 +214,16 @@ impl Plan {
             .map(|segment| LiveSegment {
                 file: segment.file,
                 base: segment.preamble.base,
+                predecessor: segment.preamble.predecessor,
+                room: SegmentRoom::Any,
             });
         Ok(NewHead {
-            file,
-            base: self.preamble.base,
+            segment: LiveSegment {
+                file,
+                base: self.preamble.base,
+                predecessor: self.preamble.predecessor,
+                room: room.room,
+            },
             copied,
             tail,
             older: older.collect(),
@@ -310,7 +313,18 @@ impl Plan {
     }
 
     /// The size of an opening segment, or more if the preamble and the copy would take over half of it.
-    fn size(&self) -> u64 {
+    pub(super) fn size(&self) -> u64 {
+        let needed = self.needed();
+        let size = self.segment_bytes.max((2 * needed).min(MAX_SEGMENT_BYTES));
+        assert!(
+            needed <= size,
+            "a segment holds a preamble and what one segment held"
+        );
+        size
+    }
+
+    /// How large the new segment must be at least, in bytes, for the preamble, the copy and the seal.
+    pub(super) fn needed(&self) -> u64 {
         let mut blocks = 0;
         let mut rest = self.copied.entries();
         let mut previous = Metadata::default().encoded_bytes();
@@ -325,13 +339,7 @@ impl Plan {
             previous = own;
             rest = after;
         }
-        let needed = self.preamble.batches_start() + ((blocks + 1) * BLOCK_BYTES) as u64;
-        let size = self.segment_bytes.max((2 * needed).min(MAX_SEGMENT_BYTES));
-        assert!(
-            needed <= size,
-            "a segment holds a preamble and what one segment held"
-        );
-        size
+        self.preamble.batches_start() + ((blocks + 1) * BLOCK_BYTES) as u64
     }
 }
 
@@ -340,11 +348,11 @@ fn cut_of(
     head: &LoadedSegment,
     loaded: &[LoadedSegment],
     replay: &Replay,
-    options: &LogOptions,
+    copy_whole_bytes: u64,
 ) -> Cut {
     let used = head.scan.end - head.preamble.batches_start();
     let after_last = replay.state.last.index.next();
-    if used <= options.copy_whole_bytes() && is_plain(head) {
+    if used <= copy_whole_bytes && is_plain(head) {
         let first = replay.index.first_in(head.preamble.sequence);
         return Cut {
             first: first.unwrap_or(after_last),
@@ -442,38 +450,4 @@ fn read_record(head: &LoadedSegment, offset: u64) -> Option<Entry> {
         kind,
         Bytes::copy_from_slice(payload),
     ))
-}
-
-fn disk_full(error: FileError, segment_bytes: u64, directory: &Path) -> OpenError {
-    if error.is_disk_full() {
-        OpenError::DiskFull {
-            segment_bytes,
-            directory: PathBuf::from(directory),
-        }
-    } else {
-        error.into()
-    }
-}
-
-impl Log {
-    /// Deletes the segment files that were there before the open and are no part of the log now.
-    pub(super) fn remove_strangers(&self, before: &[u64]) -> Result<(), FileError> {
-        let lives = |sequence: &u64| {
-            let mut live = self.segments.iter();
-            live.any(|segment| segment.file.sequence == *sequence)
-        };
-        let mut removed = 0;
-        for sequence in before.iter().filter(|sequence| !lives(sequence)) {
-            let path = path_of(&self.directory, *sequence);
-            self.vfs
-                .remove(&path)
-                .map_err(|source| FileError::new("remove", &path, source))?;
-            removed += 1;
-        }
-        if removed == 0 {
-            return Ok(());
-        }
-        let synced = self.vfs.sync_dir(&self.directory);
-        synced.map_err(|source| FileError::new("sync directory", &self.directory, source))
-    }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use raft_log::vfs::{MemVfs, PendingChange};
+use raft_log::vfs::{MemVfs, PendingChange, Vfs};
 use raft_log::{DataDir, Log, LogError, LogIdentity, LogOptions, LogWrite, OpenError, Recovered};
 use raft_proto::{
     ClusterId, Entry, EntryKind, GroupId, HardState, LogIndex, LogPosition, Member, Membership,
@@ -39,6 +39,16 @@ pub(crate) fn open_with(
 
 pub(crate) fn open(vfs: &MemVfs) -> Result<(DataDir, Log, Recovered), OpenError> {
     open_with(vfs, LogOptions::small())
+}
+
+/// Bytes of all files of the test node.
+pub(crate) fn used_bytes(vfs: &MemVfs) -> usize {
+    let log = Path::new(DIRECTORY).join("log-0");
+    let sizes = [Path::new(DIRECTORY), &log].into_iter().flat_map(|at| {
+        let names = vfs.list(at).unwrap_or_default().into_iter();
+        names.map(|name| vfs.read_file(&at.join(name)).unwrap().len())
+    });
+    sizes.sum()
 }
 
 /// What a log holds, kept in the simplest way.

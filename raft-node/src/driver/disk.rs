@@ -1,10 +1,30 @@
-//! Watches whether the disk makes progress with the writes it was given (D11).
+//! What becomes of the writes that the disk was given, and whether it makes progress with them (D11).
 
 use std::time::Duration;
 
 use raft_core::{PersistId, Time};
 
-use super::after;
+use super::{Driver, after};
+
+impl Driver {
+    /// Writes up to this one are durable.
+    pub(super) fn persisted(&mut self, now: Time, id: PersistId) {
+        self.disk.done(now, id);
+        self.measure.disk_progressed();
+        self.core.handle_persisted(now, id);
+    }
+
+    /// Of this write term and vote are durable; the rest waits for room, and counts as under way.
+    pub(super) fn hard_state_persisted(&mut self, now: Time, id: PersistId) {
+        self.core.handle_hard_state_persisted(now, id);
+    }
+
+    pub(super) fn disk_is_full(&mut self, now: Time) {
+        self.measure.recorder.disk_full.add(1);
+        self.core.handle_disk_full(now);
+        self.snapshots.disk_is_full();
+    }
+}
 
 /// Writes under way, and since when nothing came of them.
 pub(super) struct DiskWatch {

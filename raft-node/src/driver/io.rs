@@ -150,6 +150,9 @@ pub enum Input {
     },
     /// All writes up to this one are durable.
     Persisted(PersistId),
+    /// Term and vote of this write are durable, ahead of the rest of it and of those before it: the
+    /// log has no room for that.
+    HardStatePersisted(PersistId),
     /// The log has no room for the writes given; they are tried again, and nothing was torn (D7).
     DiskFull,
     /// A read of the log met an entry whose content is damaged on the disk.
@@ -159,6 +162,8 @@ pub enum Input {
         /// The entry.
         index: LogIndex,
     },
+    /// A scrub has found damage while nobody read what is damaged.
+    RotFound(Rot),
     /// A read of the log is done.
     LogRead {
         /// The request.
@@ -229,8 +234,10 @@ impl Input {
             | Self::Status { .. }
             | Self::Unsent { .. }
             | Self::Persisted(_)
+            | Self::HardStatePersisted(_)
             | Self::DiskFull
             | Self::LogUnreadable { .. }
+            | Self::RotFound(_)
             | Self::LogRead { .. }
             | Self::Applied { .. }
             | Self::CutPart { .. }
@@ -310,6 +317,17 @@ pub enum LogReadPurpose {
     Fetched(FetchedOrder),
     /// Replicas are compared by what is on the disk, says this entry: not by what is cached.
     Compare(LogPosition),
+    /// A scrub has found some of them damaged: each is looked at once more.
+    Checked,
+}
+
+/// What a scrub has found damaged on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rot {
+    /// The content of entries.
+    Entries(IndexRange),
+    /// A stored snapshot.
+    Snapshot(LogPosition),
 }
 
 /// A read of the log.

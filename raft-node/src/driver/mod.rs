@@ -5,7 +5,8 @@
 //! simulated world in `raft-sim`) feeds it [`Input`]s, calls [`Driver::flush`] once its inbox is
 //! drained, and carries out the [`Output`]s in order:
 //!
-//! * `Write`s go to the log in order; `Input::Persisted` answers them, in order;
+//! * `Write`s go to the log in order; `Input::Persisted` answers them, in order. On a full disk term
+//!   and vote may go ahead, which `Input::HardStatePersisted` says;
 //! * `Apply` batches go to the state machine in order; `Input::Applied` answers each;
 //! * `ReadLog` may be done at any time by another thread; `Input::LogRead` answers it;
 //! * `Send` is best effort;
@@ -45,7 +46,7 @@ pub use self::comparison::{
 };
 pub use self::held::Held;
 pub use self::io::{
-    DriverLimits, Input, LogReadPurpose, LogReadRequest, Output, StatusWaiter, TransferWaiter,
+    DriverLimits, Input, LogReadPurpose, LogReadRequest, Output, Rot, StatusWaiter, TransferWaiter,
 };
 pub use self::measure::RepairCounts;
 pub use self::membership::ChangeWaiter;
@@ -178,17 +179,11 @@ impl Driver {
                 let reason = UnsentReason::Dropped;
                 self.core.handle_unsent(now, to, sequence, reason);
             }
-            Input::Persisted(id) => {
-                self.disk.done(now, id);
-                self.measure.disk_progressed();
-                self.core.handle_persisted(now, id);
-            }
-            Input::DiskFull => {
-                self.measure.recorder.disk_full.add(1);
-                self.core.handle_disk_full(now);
-                self.snapshots.disk_is_full();
-            }
+            Input::Persisted(id) => self.persisted(now, id),
+            Input::HardStatePersisted(id) => self.hard_state_persisted(now, id),
+            Input::DiskFull => self.disk_is_full(now),
             Input::LogUnreadable { request, index } => self.handle_unreadable(now, request, index),
+            Input::RotFound(rot) => self.handle_rot(rot),
             Input::LogRead { request, entries } => self.handle_log_read(now, request, entries),
             Input::Applied {
                 through,

@@ -9,7 +9,7 @@ use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{Entry, LogIndex, Message, NodeId};
 
 use super::Driver;
-use super::io::{LogReadPurpose, LogReadRequest, Output};
+use super::io::{LogReadPurpose, LogReadRequest, Output, Rot};
 
 impl Driver {
     /// Turns persists into log writes. `source` holds the entries of the message just handled.
@@ -143,6 +143,8 @@ impl Driver {
             LogReadPurpose::Apply => self.apply.read_failed(),
             LogReadPurpose::Fetched(_) => {}
             LogReadPurpose::Compare(entry) => self.skip_compared(entry),
+            // There may be more of it.
+            LogReadPurpose::Checked => self.check_on(request.clone(), at.next()),
             LogReadPurpose::Append(order) => {
                 let reason = UnsentReason::Unreadable;
                 self.core
@@ -157,6 +159,39 @@ impl Driver {
             };
             self.outputs.push_back(Output::ReportRot(range));
             self.core.handle_damaged(now, range);
+        }
+    }
+
+    /// A scrub has found damage. It has seen the log some time ago, which may have changed since: so
+    /// entries are read once more, which tells for certain, and a damaged one goes the way of any
+    /// that a read meets: it is reported, and fetched from a peer. In place of the newest snapshot
+    /// another one is taken, of the state that this node has; older ones are not needed.
+    pub(super) fn handle_rot(&mut self, rot: Rot) {
+        match rot {
+            Rot::Entries(range) => {
+                let request = LogReadRequest {
+                    purpose: LogReadPurpose::Checked,
+                    first: range.first,
+                    last: range.last,
+                    max_bytes: self.limits.max_log_read_bytes,
+                    epoch: self.core.epoch(),
+                };
+                self.check_on(request, range.first);
+            }
+            Rot::Snapshot(position) => self.replace_damaged_snapshot(position),
+        }
+    }
+
+    /// Goes on to look at the entries of a request from `first` on, as far as they are still there.
+    fn check_on(&mut self, request: LogReadRequest, first: LogIndex) {
+        let first = first.max(self.core.base_position().index.next());
+        let last = request.last.min(self.core.durable_index());
+        if first <= last && request.epoch == self.core.epoch() {
+            self.outputs.push_back(Output::ReadLog(LogReadRequest {
+                first,
+                last,
+                ..request
+            }));
         }
     }
 
@@ -178,6 +213,12 @@ impl Driver {
                 return self.send(to, order.into_response(entries).into());
             }
             LogReadPurpose::Compare(entry) => return self.take_compared(now, entry, &entries),
+            LogReadPurpose::Checked => {
+                if let Some(good) = entries.last() {
+                    self.check_on(request, good.index.next());
+                }
+                return;
+            }
             LogReadPurpose::Append(order) => order,
         };
         // The log may have changed while it was read.

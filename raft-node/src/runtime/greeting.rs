@@ -52,9 +52,11 @@ impl Greeter {
             | Input::Status { .. }
             | Input::Unsent { .. }
             | Input::Persisted(_)
+            | Input::HardStatePersisted(_)
             | Input::DiskFull
             | Input::LogRead { .. }
             | Input::LogUnreadable { .. }
+            | Input::RotFound(_)
             | Input::Applied { .. }
             | Input::CompareReplicas { .. }
             | Input::TakeSnapshot { .. }

@@ -47,6 +47,8 @@ struct Staged {
     persist: Option<PersistId>,
     /// The last compaction.
     compacted: Option<LogIndex>,
+    /// The persist up to which term and vote were reported durable ahead of the rest.
+    ahead: Option<PersistId>,
 }
 
 /// What came in while the disk was full.
@@ -117,6 +119,7 @@ impl LogWriter {
             }
             tries += 1;
             self.inbox.push_notice(Notice::Input(Input::DiskFull));
+            self.report_ahead(&mut staged);
             match self.stage_more(Instant::now() + DISK_FULL_RETRY, &mut staged)? {
                 Staging::GoOn => {}
                 // The node stops; whatever waits for these writes is told so.
@@ -154,6 +157,17 @@ impl LogWriter {
         }
     }
 
+    /// Says that term and vote are durable, which wait for no room, if nobody knows it yet.
+    fn report_ahead(&self, staged: &mut Staged) {
+        if staged.ahead < staged.persist && self.log.is_hard_state_durable() {
+            staged.ahead = staged.persist;
+            let ahead = staged.ahead.map(Input::HardStatePersisted);
+            ahead
+                .into_iter()
+                .for_each(|input| self.inbox.push_notice(Notice::Input(input)));
+        }
+    }
+
     /// Writes and syncs what is staged, and measures that.
     fn sync(&mut self) -> Result<(), LogError> {
         let began = Instant::now();
@@ -165,11 +179,16 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Stages what comes in until then.
+    /// Stages what comes in until then, or until there is a vote, for which there is room.
     fn stage_more(&mut self, until: Instant, staged: &mut Staged) -> Result<Staging, LogError> {
         loop {
             match self.jobs.recv_deadline(until) {
-                Ok(job) => self.stage(job, staged)?,
+                Ok(job) => {
+                    self.stage(job, staged)?;
+                    if !self.log.is_hard_state_durable() {
+                        return Ok(Staging::GoOn);
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) => return Ok(Staging::GoOn),
                 Err(RecvTimeoutError::Disconnected) => return Ok(Staging::Ended),
             }

@@ -19,7 +19,7 @@ pub(super) fn run(
 ) {
     while let Ok(request) = requests.recv() {
         let read = match request.purpose {
-            LogReadPurpose::Compare(_) => LogReader::read_medium,
+            LogReadPurpose::Compare(_) | LogReadPurpose::Checked => LogReader::read_medium,
             LogReadPurpose::Append(_) | LogReadPurpose::Apply | LogReadPurpose::Fetched(_) => {
                 LogReader::read
             }

@@ -1,5 +1,6 @@
 //! The node's other threads: what each is given, and that none is left behind.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -56,6 +57,8 @@ impl Workers {
             scrubber: Scrubber::new(&parts.log.reader(), parts.snapshots.clone()),
             bytes_per_second: parts.scrub_bytes_per_second,
             recorder: Arc::clone(&parts.recorder),
+            inbox: inbox(),
+            told: BTreeSet::new(),
         };
         let (scrubber, stopped) = bounded(0);
         let (writer, jobs) = unbounded();

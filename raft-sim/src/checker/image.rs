@@ -115,7 +115,7 @@ pub(super) fn is_expected(
     in_flight: &[LogChange],
     found: &Image,
 ) -> bool {
-    if found == before || is_mark_ahead(before, in_flight, found) {
+    if found == before || is_ahead(before, in_flight, found) {
         return true;
     }
     let mut after = before.clone();
@@ -147,19 +147,21 @@ pub(super) fn is_expected(
     is_prefix && hard_states.contains(&found.hard_state) && marks.contains(&found.mark)
 }
 
-/// Whether a compaction went ahead of everything else that was under way, as it may on a full disk:
-/// it covers committed entries only.
-fn is_mark_ahead(before: &Image, in_flight: &[LogChange], found: &Image) -> bool {
-    in_flight.iter().any(|change| match change {
-        LogChange::Write { .. } => false,
-        LogChange::Compact(position) => {
-            let ahead = Image {
-                mark: before.mark.max(position.index),
-                ..before.clone()
-            };
-            *found == ahead
+/// Whether term, vote and a compaction went ahead of everything else that was under way, as they may
+/// on a full disk: a compaction covers committed entries only, and a term without the entries before it
+/// is as if their messages had been lost.
+fn is_ahead(before: &Image, in_flight: &[LogChange], found: &Image) -> bool {
+    let mut hard_states = vec![before.hard_state];
+    let mut marks = vec![before.mark];
+    for change in in_flight {
+        match change {
+            LogChange::Write { write, .. } => hard_states.extend(write.hard_state),
+            LogChange::Compact(position) => marks.push(before.mark.max(position.index)),
         }
-    })
+    }
+    found.terms == before.terms
+        && hard_states.contains(&found.hard_state)
+        && marks.contains(&found.mark)
 }
 
 /// The images that these changes lead through, the first and the last included.

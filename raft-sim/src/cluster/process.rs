@@ -312,7 +312,15 @@ impl Cluster {
                 }
                 self.damage_by_chance(id.node, DiskUse::Write);
             }
-            Ok(Finished::DiskFull) => self.wait_for_room(id),
+            Ok(Finished::DiskFull { ahead }) => {
+                if let Some((through, change)) = ahead {
+                    self.note_durable(id.node, &[change]);
+                    self.record(id.node, "syncs its term", "", &[("through", through.0)]);
+                    self.tally.mark(Mark::TermAheadOfRoom);
+                    self.give(id, Input::HardStatePersisted(through));
+                }
+                self.wait_for_room(id);
+            }
             Err(error) => return self.halt(id.node, &error),
         }
         self.begin_sync(id);
@@ -413,7 +421,7 @@ impl Cluster {
         match request.purpose {
             LogReadPurpose::Append(_) => self.tally.mark(Mark::FollowerServedFromDisk),
             LogReadPurpose::Apply => self.tally.mark(Mark::AppliedFromDisk),
-            LogReadPurpose::Fetched(_) | LogReadPurpose::Compare(_) => {}
+            LogReadPurpose::Fetched(_) | LogReadPurpose::Compare(_) | LogReadPurpose::Checked => {}
         }
         self.give(id, Input::LogRead { request, entries });
     }

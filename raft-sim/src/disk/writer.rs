@@ -40,8 +40,11 @@ pub(crate) enum Finished {
         through: Option<PersistId>,
         changes: Vec<LogChange>,
     },
-    /// There is no room: nothing was torn, and it is to be tried again.
-    DiskFull,
+    /// There is no room: nothing was torn, and it is to be tried again. Perhaps term and vote of the
+    /// persists up to this one have become durable ahead of the rest.
+    DiskFull {
+        ahead: Option<(PersistId, LogChange)>,
+    },
 }
 
 impl LogWriter {
@@ -122,12 +125,19 @@ impl LogWriter {
             Busy::Syncing { through, changes } => match self.log.sync() {
                 Ok(_) => Ok(Finished::Synced { through, changes }),
                 Err(error) => {
+                    let LogError::DiskFull { .. } = error else {
+                        self.busy = Busy::Syncing { through, changes };
+                        return Err(error);
+                    };
+                    let mut changes = changes;
+                    let ahead = match self.log.is_hard_state_durable() {
+                        true => take_hard_state(&mut changes),
+                        false => None,
+                    };
                     self.busy = Busy::Syncing { through, changes };
-                    if let LogError::DiskFull { .. } = error {
-                        self.was_full = true;
-                        return Ok(Finished::DiskFull);
-                    }
-                    Err(error)
+                    self.was_full = true;
+                    let ahead = through.zip(ahead);
+                    Ok(Finished::DiskFull { ahead })
                 }
             },
         }
@@ -156,4 +166,25 @@ impl LogWriter {
             Busy::Syncing { changes, .. } => changes.clone(),
         }
     }
+}
+
+/// Takes the newest term and vote out of these changes, as a change of its own.
+fn take_hard_state(changes: &mut [LogChange]) -> Option<LogChange> {
+    let mut newest = None;
+    let mut end_is_known = false;
+    for change in changes {
+        if let LogChange::Write { write, .. } = change {
+            end_is_known |= write.end_is_known;
+            newest = write.hard_state.take().or(newest);
+        }
+    }
+    let write = LogWrite {
+        hard_state: newest,
+        end_is_known,
+        ..LogWrite::default()
+    };
+    newest.is_some().then_some(LogChange::Write {
+        install: None,
+        write,
+    })
 }

@@ -75,6 +75,8 @@ impl Plan {
                             "segment {number}: write the entries of the batch at {offset} again, which has one good copy of its identity left"
                         ));
                     }
+                    // Its content is in the log again, and the segment goes with a compaction.
+                    Finding::Healed { .. } => {}
                     Finding::Damaged { .. }
                     | Finding::WrongSize { .. }
                     | Finding::SuccessorMissing { .. }

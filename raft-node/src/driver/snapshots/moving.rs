@@ -56,10 +56,8 @@ impl Driver {
 
     pub(super) fn send_part(&mut self, to: NodeId, part: PartName, found: FoundPart) {
         self.snapshots.readers.answered(to);
-        let newest = self.snapshots.newest.as_ref();
-        if found.is_none() && newest.is_some_and(|s| s.last_included == part.last_included) {
-            // The newest one is never removed, so it is damaged: nobody gets it any more.
-            self.snapshots.want();
+        if found.is_none() {
+            self.replace_damaged_snapshot(part.last_included);
         }
         let (data, total_bytes) = found.unwrap_or_default();
         self.snapshots.counts.served_bytes += data.len() as u64;
@@ -72,6 +70,16 @@ impl Driver {
             data,
         };
         self.send(to, response.into());
+    }
+
+    /// A stored snapshot turned out to be damaged. The newest one is never removed, so a peer that
+    /// needs it would get nothing, and a restart would have to fetch another one: the next one is due
+    /// at once.
+    pub(in super::super) fn replace_damaged_snapshot(&mut self, damaged: LogPosition) {
+        let newest = self.snapshots.newest.as_ref();
+        if newest.is_some_and(|newest| newest.last_included == damaged) {
+            self.snapshots.want();
+        }
     }
 
     pub(in super::super) fn read_snapshot(
