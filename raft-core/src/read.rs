@@ -216,7 +216,7 @@ impl RaftCore {
     /// entry of the term is committed.
     pub(crate) fn start_read_round(&mut self) {
         let index = self.commit_index;
-        let RoleState::Leader(leader) = &self.role else {
+        let RoleState::Leader(leader) = &mut self.role else {
             return;
         };
         let has_committed =
@@ -225,8 +225,10 @@ impl RaftCore {
         if !has_committed || !is_idle {
             return;
         }
-        let is_reused = is_planted(Mutant::ReadRoundReused);
-        let round = leader.round + u64::from(!is_reused);
+        if is_planted(Mutant::ReadRoundReused) {
+            leader.round = leader.round.saturating_sub(1);
+        }
+        let round = leader.round + 1;
         let reads = std::mem::take(&mut self.reads.gathering);
         self.reads.under_way = Some(Batch {
             waiting: Waiting::Round { round, index },

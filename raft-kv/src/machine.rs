@@ -81,7 +81,7 @@ impl KvMachine {
     ///
     /// # Panics
     /// If it is not.
-    #[cfg(any(test, feature = "simulation"))]
+    #[cfg(feature = "simulation")]
     pub(crate) fn check_memory(&self) {
         assert!(
             self.sessions.counts_right(),

@@ -96,8 +96,8 @@ mutants! {
     SnapshotNameNotSynced => "snapshots",
     /// A crash between a received snapshot and its place in the log leaves a gap.
     GapAfterSnapshot => "snapshots",
-    /// Entries read before a snapshot was installed are applied after it.
-    LateReadApplied => "snapshots",
+    /// Once a snapshot is restored, entries that it covers are handed out to be applied.
+    CoveredEntriesApplied => "snapshots",
     /// Sessions are not restored from a snapshot.
     SnapshotWithoutSessions => "snapshots",
     /// A configuration counts from its commit on, not from its append on.

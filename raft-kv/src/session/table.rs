@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::clock::{LogClock, LogTime};
 use super::{Origin, Sequence, SessionId};
-#[cfg(any(test, feature = "simulation"))]
+#[cfg(feature = "simulation")]
 use crate::limits::MAX_RESPONSE_BYTES;
 use crate::limits::{
     MAX_SESSIONS, SESSION_REPLY_BYTES_MAX, SESSION_TTL_MS_MAX, SESSION_TTL_MS_MIN, SESSION_WINDOW,
@@ -273,7 +273,10 @@ impl SessionTable {
         sessions.all(|session| session.reply_bytes == bytes_of(session))
             && self.reply_bytes == self.sessions.values().map(|s| bytes_of(s)).sum::<usize>()
     }
+}
 
+#[cfg(feature = "simulation")]
+impl SessionTable {
     /// Whether no more is kept than [`crate::limits`] allows: sessions, replies of each, bytes of
     /// replies. The last reply that finds room may be as long as a reply gets.
     pub(crate) fn is_within_limits(&self) -> bool {

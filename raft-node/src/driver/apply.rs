@@ -105,7 +105,9 @@ impl ApplyQueue {
         self.flow = Flow::AwaitsRestore(position);
         self.supplied.clear();
         self.reading = false;
-        self.next = position.index.next();
+        if !is_planted(Mutant::CoveredEntriesApplied) {
+            self.next = position.index.next();
+        }
         self.committed = self.committed.max(position.index);
         self.refuse_queries();
     }
@@ -113,7 +115,7 @@ impl ApplyQueue {
     /// It has.
     pub(super) fn restored(&mut self, position: LogPosition) {
         assert!(
-            position.index.next() == self.next,
+            position.index.next() == self.next || is_planted(Mutant::CoveredEntriesApplied),
             "nothing was handed over since"
         );
         if self.flow == Flow::AwaitsRestore(position) {
@@ -164,7 +166,7 @@ impl ApplyQueue {
     /// Entries read back from the log, from `first` on.
     pub(super) fn supply(&mut self, first: LogIndex, entries: Vec<Entry>) {
         let is_stale = self.flow != Flow::Open || first != self.next;
-        if is_stale && !is_planted(Mutant::LateReadApplied) {
+        if is_stale {
             // Read from a log that was replaced meanwhile.
             return;
         }

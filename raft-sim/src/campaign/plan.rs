@@ -302,7 +302,7 @@ impl SnapshotSizes {
             // Nobody is waited for, or everybody in contact.
             retained_bytes: *random.pick(&[0, 1 << 30]),
             part_bytes: *random.pick(&[1, 10, 1 << 10]),
-            fetch_part_bytes: *random.pick(&[1 << 10, 32 << 10]),
+            fetch_part_bytes: *random.pick(&[64, 32 << 10]),
         }
     }
 
