@@ -311,3 +311,29 @@ fn a_full_disk_and_a_crash_at_every_operation_lose_nothing() {
     }
     assert!(tried > 1000, "{tried}");
 }
+
+/// A node whose peers restart writes down their boots, and its own: it would end if it could not.
+#[test]
+fn records_of_one_block_are_replaced_on_a_full_disk() {
+    let vfs = MemVfs::new(5);
+    let (dir, log, _) = open(&vfs).unwrap();
+    dir.write_record("boots", b"0").unwrap();
+    let limit = used_bytes(&vfs);
+    vfs.set_capacity(Some(limit));
+    for number in 1..30u32 {
+        let text = number.to_string();
+        dir.write_record("boots", text.as_bytes()).unwrap();
+        let crashed = vfs.crash(&mut |_| false);
+        crashed.set_capacity(Some(limit));
+        let (dir, _log, _) = open(&crashed).unwrap();
+        let found = dir.read_record("boots").unwrap().unwrap();
+        assert_eq!(found, text.as_bytes());
+        assert_eq!(dir.boot().counter, 2);
+    }
+    // What is larger than a block is refused, and what was there stays.
+    assert!(dir.write_record("boots", &[7; 9000]).is_err());
+    assert_eq!(dir.read_record("boots").unwrap().unwrap(), &b"29"[..]);
+    dir.write_record("boots", b"30").unwrap();
+    drop((dir, log));
+    assert!(used_bytes(&vfs) <= limit);
+}
