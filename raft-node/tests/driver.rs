@@ -10,10 +10,13 @@ use raft_node::driver::{
     ApplyBatch, Driver, DriverLimits, Input, LogReadRequest, Output, ProposalWaiter,
     ReadConsistency, Rot,
 };
-use raft_node::{Applied, ProposeError, ReadError, Small, SmallState, apply_batch};
+use raft_node::{
+    Applied, Blame, ComparisonOutcome, ProposeError, ReadError, Small, SmallState, apply_batch,
+};
 use raft_proto::{
-    AppendOutcome, AppendRequest, AppendResponse, Boot, Entry, EntryKind, LogIndex, LogPosition,
-    Member, Membership, Message, NodeId, PreVoteResponse, Term, VoteRequest, VoteResponse,
+    AppendOutcome, AppendRequest, AppendResponse, Boot, ComparisonReport, Entry, EntryKind,
+    Incarnation, LogIndex, LogPosition, Member, Membership, Message, NodeId, PreVoteResponse,
+    ProtocolVersion, Term, VoteRequest, VoteResponse,
 };
 
 const ME: NodeId = NodeId(1);
@@ -507,4 +510,98 @@ fn what_a_scrub_has_found_is_read_once_more_and_then_reported() {
     assert!(node.reads.is_empty() && node.rot.len() == 1);
     let missing: Vec<IndexRange> = node.driver.core().missing().collect();
     assert_eq!(missing, node.rot);
+}
+
+type Compared = Receiver<Result<ComparisonOutcome, ProposeError>>;
+
+/// A leader that was asked for a comparison, has read what it holds and told it to the others; its
+/// report, and who waits for the outcome.
+fn compared() -> (Node, ComparisonReport, Compared) {
+    let mut node = Node::leader_of_three(DriverLimits::default());
+    for peer in [OTHER, NodeId(3)] {
+        node.give(Input::PeerUp {
+            peer,
+            incarnation: Incarnation(peer.0),
+            boot: Boot::default(),
+            version: ProtocolVersion::NEWEST,
+        });
+    }
+    for command in ["one", "two", "three"] {
+        node.propose(command);
+    }
+    node.sync();
+    node.replicate();
+    node.apply();
+    let (send, outcome) = channel();
+    let waiter = Box::new(move |result| drop(send.send(result)));
+    node.give(Input::CompareReplicas { waiter });
+    node.sync();
+    node.replicate();
+    node.apply();
+    let report = |node: &Node| {
+        node.sent.iter().find_map(|(to, message)| {
+            let Message::ComparisonReport(report) = message else {
+                return None;
+            };
+            (*to == OTHER).then(|| report.clone())
+        })
+    };
+    // It reads no faster than it may.
+    for _ in 0..20 {
+        if report(&node).is_none() {
+            node.pass_time();
+            node.apply();
+        }
+    }
+    let report = report(&node).expect("five entries are read at once");
+    (node, report, outcome)
+}
+
+/// Entries 1 to 5 were compared, one a section; of the third nodes 2 and 3 have something else.
+fn with_another_third(report: &ComparisonReport) -> ComparisonReport {
+    let mut other = report.clone();
+    other.sections[2] = other.sections[2].map(|sum| sum ^ 1);
+    other
+}
+
+#[test]
+fn a_leader_whose_log_is_not_what_most_have_takes_it_for_damaged_and_leads_no_more() {
+    let (mut node, report, outcome) = compared();
+    assert_eq!(report.sections.len(), 5);
+    assert!(report.sections.iter().all(Option::is_some));
+    let others = with_another_third(&report);
+    node.hear(OTHER, others.clone());
+    // One against one: it may be the other.
+    assert!(node.rot.is_empty() && outcome.try_recv().is_err());
+    node.hear(NodeId(3), others);
+    let third = IndexRange {
+        first: LogIndex(3),
+        last: LogIndex(3),
+    };
+    assert_eq!(node.rot, [third]);
+    assert!(node.driver.core().missing().eq([third]));
+    let told = outcome.try_recv().unwrap().unwrap();
+    assert_eq!(told.silent, []);
+    let [difference] = &told.differences[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(
+        (&difference.nodes[..], difference.blame),
+        (&[ME][..], Blame::Named)
+    );
+    // Node 2 has all there is, so it is told to campaign.
+    assert_ne!(node.driver.core().role(), Role::Leader);
+}
+
+#[test]
+fn a_follower_that_differs_is_named_and_the_others_do_nothing() {
+    let (mut node, report, outcome) = compared();
+    node.hear(OTHER, with_another_third(&report));
+    node.hear(NodeId(3), report);
+    assert!(node.rot.is_empty());
+    assert_eq!(node.driver.core().role(), Role::Leader);
+    let told = outcome.try_recv().unwrap().unwrap();
+    assert_eq!(told.differences.len(), 1);
+    assert_eq!(told.differences[0].nodes, [OTHER]);
+    assert_eq!(node.driver.comparison().differences, told.differences);
 }
