@@ -306,7 +306,7 @@ impl RaftCore {
 
     /// Heartbeats are due: also the time to see whether a quorum is still there.
     pub(crate) fn heartbeat_timed_out(&mut self) {
-        if !self.has_quorum_contact() {
+        if !self.has_quorum_contact() || self.hides_a_quorum() {
             self.step_down();
             return;
         }

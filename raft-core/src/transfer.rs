@@ -7,7 +7,7 @@ use crate::core::{Disk, RaftCore};
 use crate::error::TransferError;
 use crate::output::{Event, TransferOutcome};
 use crate::progress::{Counting, Progress};
-use crate::roles::RoleState;
+use crate::roles::{Leader, RoleState};
 use crate::time::Time;
 use crate::timers::Timer;
 
@@ -109,13 +109,7 @@ impl RaftCore {
         let RoleState::Leader(leader) = &self.role else {
             return;
         };
-        let me = self.config.id;
-        let held = |id: NodeId| leader.peers.get(&id).map_or(0, |p| p.counted_match().0);
-        let elsewhere = self
-            .members
-            .quorum()
-            .reached(|id| if id == me { 0 } else { held(id) });
-        let is_behind = LogIndex(elsewhere) > self.persists.durable_index();
+        let is_behind = self.is_quorum_ahead(leader);
         let must_go = match self.disk {
             Disk::Working | Disk::Failed => false,
             Disk::Stalled => is_behind && !is_planted(Mutant::NoHandOver),
@@ -127,6 +121,38 @@ impl RaftCore {
         {
             self.start_transfer(to);
         }
+    }
+
+    /// Whether voters may be a quorum of which this leader, whose disk hangs, knows only a part: those
+    /// that are ahead of its disk, and those that it does not hear of. Nobody can be told to
+    /// campaign, because what it hears of is no quorum that goes on; but as long as it leads, its
+    /// heartbeats hold those who could (D11). Voters that it hears of and that are no further than its own
+    /// disk may share that disk: leadership must not go round among them.
+    pub(crate) fn hides_a_quorum(&self) -> bool {
+        let RoleState::Leader(leader) = &self.role else {
+            return false;
+        };
+        let (me, durable) = (self.config.id, self.persists.durable_index());
+        let timeout_ms = self.config.election_timeout_ms_max;
+        let may_go_on = |id: NodeId| {
+            let counted = leader.peers.get(&id);
+            let counted = counted.filter(|p| id != me && p.counting == Counting::Counted);
+            counted.is_some_and(|p| {
+                p.match_index() > durable || self.now >= p.contact.plus_ms(timeout_ms)
+            })
+        };
+        self.disk == Disk::Stalled
+            && !self.is_quorum_ahead(leader)
+            && self.members.quorum().reached(|id| u64::from(may_go_on(id))) == 1
+    }
+
+    /// Whether a quorum without this leader holds more than its disk does.
+    fn is_quorum_ahead(&self, leader: &Leader) -> bool {
+        let me = self.config.id;
+        let held = |id: NodeId| leader.peers.get(&id).map_or(0, |p| p.counted_match().0);
+        let quorum = self.members.quorum();
+        let elsewhere = quorum.reached(|id| if id == me { 0 } else { held(id) });
+        LogIndex(elsewhere) > self.persists.durable_index()
     }
 
     /// The voter with the most of the log that was heard of last.

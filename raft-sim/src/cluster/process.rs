@@ -312,11 +312,13 @@ impl Cluster {
                 }
                 self.damage_by_chance(id.node, DiskUse::Write);
             }
-            Ok(Finished::DiskFull { ahead }) => {
+            Ok(Finished::DiskFull { ahead, has_written }) => {
                 if let Some((through, change)) = ahead {
-                    self.note_durable(id.node, &[change]);
-                    self.record(id.node, "syncs its term", "", &[("through", through.0)]);
-                    self.tally.mark(Mark::TermAheadOfRoom);
+                    if has_written {
+                        self.note_durable(id.node, &[change]);
+                        self.record(id.node, "syncs its term", "", &[("through", through.0)]);
+                        self.tally.mark(Mark::TermAheadOfRoom);
+                    }
                     self.give(id, Input::HardStatePersisted(through));
                 }
                 self.wait_for_room(id);

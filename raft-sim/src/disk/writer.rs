@@ -44,6 +44,8 @@ pub(crate) enum Finished {
     /// persists up to this one have become durable ahead of the rest.
     DiskFull {
         ahead: Option<(PersistId, LogChange)>,
+        /// Whether they were not durable before.
+        has_written: bool,
     },
 }
 
@@ -122,25 +124,33 @@ impl LogWriter {
                 Ok(_) | Err(LogError::DiskFull { .. }) => Ok(Finished::Nothing),
                 Err(error) => Err(error),
             },
-            Busy::Syncing { through, changes } => match self.log.sync() {
-                Ok(_) => Ok(Finished::Synced { through, changes }),
-                Err(error) => {
-                    let LogError::DiskFull { .. } = error else {
-                        self.busy = Busy::Syncing { through, changes };
-                        return Err(error);
-                    };
-                    let mut changes = changes;
-                    let ahead = match self.log.is_hard_state_durable() {
-                        true => take_hard_state(&mut changes),
-                        false => None,
-                    };
-                    self.busy = Busy::Syncing { through, changes };
-                    self.was_full = true;
-                    let ahead = through.zip(ahead);
-                    Ok(Finished::DiskFull { ahead })
-                }
-            },
+            Busy::Syncing { through, changes } => self.sync(through, changes),
         }
+    }
+
+    fn sync(
+        &mut self,
+        through: Option<PersistId>,
+        mut changes: Vec<LogChange>,
+    ) -> Result<Finished, LogError> {
+        let had = self.log.hard_state();
+        let Err(error) = self.log.sync() else {
+            return Ok(Finished::Synced { through, changes });
+        };
+        let is_full = matches!(error, LogError::DiskFull { .. });
+        let ahead = match is_full && self.log.is_hard_state_durable() {
+            true => take_hard_state(&mut changes),
+            false => None,
+        };
+        self.busy = Busy::Syncing { through, changes };
+        if !is_full {
+            return Err(error);
+        }
+        self.was_full = true;
+        Ok(Finished::DiskFull {
+            ahead: through.zip(ahead),
+            has_written: self.log.hard_state() != had,
+        })
     }
 
     /// Adds what came in while the disk was full to what is to be tried again.
