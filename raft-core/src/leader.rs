@@ -205,7 +205,7 @@ impl RaftCore {
                     }
                 }
             },
-            // Answers of the current term are never stale ones.
+            // To a request of an earlier leadership of this node.
             AppendOutcome::StaleTerm => {}
         }
     }

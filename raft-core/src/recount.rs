@@ -128,9 +128,12 @@ impl RaftCore {
     pub(crate) fn handle_recount_offer(&mut self, from: NodeId, offer: &RecountOffer) {
         let entry = offer.entry;
         let is_for_this = offer.boot == self.boot && self.leader == Some(from);
+        let base = self.log.base();
+        // The entry is committed, so a snapshot that goes further has it in it.
+        let is_covered = entry.index <= base.index && entry.term <= base.term;
         let is_held = entry.term == offer.term
             && entry.index <= self.verified
-            && self.log.matches(entry)
+            && (is_covered || self.log.matches(entry))
             && entry.index <= self.persists.durable_index()
             && !self.misses_up_to(entry.index);
         if !is_for_this || !is_held {

@@ -165,12 +165,10 @@ impl RaftCore {
                 outcome: AppendOutcome::StaleTerm,
             }
             .into()
-        } else if let Message::Heartbeat(m) = message {
-            HeartbeatResponse {
-                term,
-                round: m.round,
-            }
-            .into()
+        } else if let Message::Heartbeat(_) = message {
+            // It is the answer to an earlier leader's round, perhaps of the very node that leads now: no
+            // read of the current term may take it for a confirmation.
+            HeartbeatResponse { term, round: 0 }.into()
         } else if let Message::InstallSnapshotRequest(m) = message {
             InstallSnapshotResponse {
                 term,

@@ -135,10 +135,11 @@ impl RaftCore {
         let (me, durable) = (self.config.id, self.persists.durable_index());
         let timeout_ms = self.config.election_timeout_ms_max;
         let may_go_on = |id: NodeId| {
-            let counted = leader.peers.get(&id);
-            let counted = counted.filter(|p| id != me && p.counting == Counting::Counted);
-            counted.is_some_and(|p| {
-                p.match_index() > durable || self.now >= p.contact.plus_ms(timeout_ms)
+            let peer = leader.peers.get(&id).filter(|_| id != me);
+            // Whether a voter that is not heard of counts is for others to say.
+            peer.is_some_and(|p| {
+                let is_ahead = p.counting == Counting::Counted && p.match_index() > durable;
+                is_ahead || self.now >= p.contact.plus_ms(timeout_ms)
             })
         };
         self.disk == Disk::Stalled

@@ -242,9 +242,15 @@ fn make_newer(path: &Path) {
     fs::write(path, bytes).unwrap();
 }
 
-fn files(directory: PathBuf) -> Vec<PathBuf> {
+/// The files of a directory with this ending, in order.
+fn files(directory: PathBuf, ending: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap();
-    entries.map(|entry| entry.unwrap().path()).collect()
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let mut found: Vec<PathBuf> = paths
+        .filter(|path| path.extension().is_some_and(|found| found == ending))
+        .collect();
+    found.sort();
+    found
 }
 
 #[tokio::test]
@@ -255,8 +261,8 @@ async fn an_older_program_leaves_newer_data_alone() {
     client.take_snapshot(&cluster.address(1)).await.unwrap();
     cluster.kill(1);
     let home = cluster.data_dir(1);
-    let segments = files(home.join("log-0"));
-    let snapshots = files(home.join("snapshots-0"));
+    let segments = files(home.join("log-0"), "wal");
+    let snapshots = files(home.join("snapshots-0"), "snap");
     let records = ["IDENTITY.rec", "formation.rec"].map(|name| home.join(name));
     let kept = cluster.dir.path().join("kept");
     for file in records

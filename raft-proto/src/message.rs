@@ -113,7 +113,7 @@ pub struct Heartbeat {
 pub struct HeartbeatResponse {
     /// The sender's term.
     pub term: Term,
-    /// The heartbeat's round.
+    /// The heartbeat's round; 0 if that was of an earlier term, whose rounds say nothing about this one's.
     pub round: u64,
 }
 

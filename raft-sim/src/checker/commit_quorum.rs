@@ -47,14 +47,21 @@ fn counts(facts: &Facts, view: &NodeView<'_>, index: LogIndex, holders: &BTreeSe
     }
 }
 
-/// What is before an entry of the leader's own term is committed with it, and not without.
-pub(super) fn check_counting(view: &NodeView<'_>, seen: Option<Seen>) -> Result<(), Violation> {
+/// What is before an entry of the leader's own term is committed with it, and not without, unless a
+/// peer that knows it to be committed has told the leader (as one does that asks for a snapshot).
+pub(super) fn check_counting(
+    facts: &Facts,
+    view: &NodeView<'_>,
+    seen: Option<Seen>,
+) -> Result<(), Violation> {
     let (leader, term, index) = (view.id, view.term, view.commit_index);
     let led_before = seen.is_some_and(|seen| seen.led(term) && seen.commit_index < index);
     if view.role != Role::Leader || !led_before {
         return Ok(());
     }
-    if (view.term_at)(index).is_some_and(|found: Term| found != term) {
+    let is_new = |found: &Term| facts.committed_term(index) != Some(*found);
+    let newly = (view.term_at)(index).filter(is_new);
+    if newly.is_some_and(|found| found != term) {
         return Err(Violation::CommittedEarlierTerm {
             leader,
             term,
@@ -101,6 +108,17 @@ mod tests {
             let seen = world.observe(1, Role::Leader, 2, 2, &[1, 2]);
             assert_eq!(seen.is_ok(), is_fine, "{seen:?}");
         }
+    }
+
+    #[test]
+    fn a_leader_may_hear_from_a_peer_what_is_committed() {
+        let mut world = World::new();
+        for node in [1, 2] {
+            world.durable(node, &append(&[entry(2, 2, "b")])).unwrap();
+        }
+        world.observe(1, Role::Leader, 4, 1, &[1, 2, 4]).unwrap();
+        world.observe(2, Role::Follower, 4, 2, &[1, 2]).unwrap();
+        world.observe(1, Role::Leader, 4, 2, &[1, 2, 4]).unwrap();
     }
 
     #[test]

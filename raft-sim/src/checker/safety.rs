@@ -166,7 +166,7 @@ impl SafetyChecker {
         self.elections.check(view)?;
         leader_append_only::check(view, seen)?;
         leader_completeness::check(&self.facts, view, seen)?;
-        commit_quorum::check_counting(view, seen)?;
+        commit_quorum::check_counting(&self.facts, view, seen)?;
         self.check_commits(view, seen)?;
         one_change::check(&self.facts, view)?;
         configuration::check(&self.facts, view)?;

@@ -19,7 +19,9 @@ const REPEAT_EVERY: u64 = 100;
 const SHOW_EVERY: Duration = Duration::from_secs(5);
 /// Failures after which nothing more is learned.
 const FAILURES_MAX: usize = 20;
-/// Seeds per job between two looks at the clock.
+/// So many histories may hold one in which the search for an order was given up.
+const UNDECIDED_ONE_IN: u64 = 1_000;
+/// Latest events that a failing seed keeps.
 const LATEST: usize = 200;
 
 /// Which seeds to run.
@@ -95,8 +97,12 @@ impl Campaign {
                 let again = run(&plan, &self.workload, TraceDepth::Latest(0));
                 again.map(|report| report.trace_hash)
             });
-            if let Err(failure) = &result {
-                println!("seed {seed} {}", super::first_line(failure));
+            match &result {
+                Ok(report) if report.undecided > 0 => {
+                    println!("seed {seed} is undecided: the search for an order was given up");
+                }
+                Ok(_) => {}
+                Err(failure) => println!("seed {seed} {}", super::first_line(failure)),
             }
             let mut outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
             outcome.add(seed, result, repeated);
@@ -159,6 +165,11 @@ impl Outcome {
         self.operations += report.operations;
         self.acknowledged.push(report.acknowledged_after_fault);
         self.tally.add(&report.tally);
+    }
+
+    /// More histories that show nothing than can be borne: one in a thousand.
+    pub(crate) fn is_too_undecided(&self) -> bool {
+        self.undecided > self.seeds.div_ceil(UNDECIDED_ONE_IN)
     }
 
     fn progress(&self, took: Duration) -> String {

@@ -103,6 +103,9 @@ pub(crate) fn run_chore(options: &Options) -> Result<(), String> {
     if !outcome.failures.is_empty() {
         return Err(format!("{} seeds failed", outcome.failures.len()));
     }
+    if outcome.is_too_undecided() {
+        return Err("too many histories are undecided: they show nothing".to_string());
+    }
     let unreached = outcome.tally.unreached();
     if options.require_marks && !unreached.is_empty() {
         let names: Vec<_> = unreached.iter().map(|mark| mark.name()).collect();
