@@ -331,8 +331,13 @@ impl Progress {
                 previous: sent.previous,
             };
         }
-        let is_late = sent.previous <= self.match_index;
-        if sent.delivery == Delivery::Doubted || is_late {
+        if sent.delivery == Delivery::Doubted {
+            return Refusal::Stale;
+        }
+        if sent.previous <= self.match_index {
+            // It overtook the append before it, which has arrived since. So nobody looks further
+            // back; but what it brought is not there, and would not be sent again.
+            self.probe_from(self.match_index.next());
             return Refusal::Stale;
         }
         Refusal::Mismatch {
@@ -569,6 +574,19 @@ mod tests {
             previous: LogIndex(4),
         };
         assert_eq!(progress.refuse(2, LogIndex(2)), lost);
+    }
+
+    #[test]
+    fn an_append_that_overtook_the_one_before_is_sent_again() {
+        let mut progress = replicating();
+        send(&mut progress, 2, 1, 0);
+        send(&mut progress, 3, 1, 0);
+        assert_eq!(progress.next_index(), LogIndex(7));
+        assert!(progress.accept(2));
+        // Its answer was made before the other one arrived.
+        assert_eq!(progress.refuse(3, LogIndex(4)), Refusal::Stale);
+        assert_eq!(progress.next_index(), LogIndex(6));
+        assert!(progress.is_ready(LogIndex(6), WINDOW));
     }
 
     #[test]
