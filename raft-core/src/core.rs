@@ -78,6 +78,8 @@ pub struct RaftCore {
     pub(crate) proposals: Proposals,
     pub(crate) reads: Reads,
     pub(crate) transfer: Option<Transfer>,
+    /// How often this node made way for another leader since anything was committed.
+    pub(crate) stuck_leaderships: u32,
     /// The newest snapshot of this node.
     pub(crate) saved: Option<SnapshotDescription>,
     /// The snapshot being fetched.
@@ -105,6 +107,8 @@ pub struct PeerStatus {
     pub inflight_bytes: u64,
     /// When it was last heard of; the start of the leadership if not since.
     pub contact: Time,
+    /// Whether it was heard of since.
+    pub has_answered: bool,
     /// Whether its acknowledgements count.
     pub counting: Counting,
 }
@@ -164,6 +168,7 @@ impl RaftCore {
             proposals: Proposals::default(),
             reads: Reads::new(recovered.boot),
             transfer: None,
+            stuck_leaderships: 0,
             saved: None,
             incoming: None,
             restore: None,
@@ -407,6 +412,7 @@ fn status_of(id: NodeId, progress: &Progress) -> PeerStatus {
         inflight_messages,
         inflight_bytes,
         contact: progress.contact,
+        has_answered: progress.has_answered,
         counting: progress.counting,
     }
 }

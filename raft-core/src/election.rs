@@ -74,6 +74,14 @@ impl RaftCore {
             .set(Timer::Election, self.now.plus_ns(timeout_ns));
     }
 
+    /// Waits for the longest election timeout in addition to its own.
+    pub(crate) fn postpone_election(&mut self) {
+        if let Some(deadline) = self.timers.deadline(Timer::Election) {
+            let later = deadline.plus_ms(self.config.election_timeout_ms_max);
+            self.timers.set(Timer::Election, later);
+        }
+    }
+
     /// Campaigns soon rather than after a whole election timeout: nothing is known to be wrong
     /// with trying, because pre-votes disturb nobody.
     pub(crate) fn hasten_election(&mut self) {

@@ -82,6 +82,7 @@ impl RaftCore {
         let (uncommitted_bytes, unsynced_bytes) = (self.uncommitted_bytes(), self.unsynced_bytes());
         self.set_role(RoleState::Leader(Box::new(Leader {
             first_index: next,
+            commits_since: self.now,
             peers,
             cursor: me,
             last_sequence: 0,
@@ -291,6 +292,8 @@ impl RaftCore {
             "only entries in the log are committed"
         );
         self.commit_index = index;
+        self.stuck_leaderships = 0;
+        self.has_committed();
         self.proposals.decide(index, &self.log, &mut self.events);
         let bytes = self.log.cost_of(newly);
         if let RoleState::Leader(leader) = &mut self.role {
@@ -306,9 +309,14 @@ impl RaftCore {
 
     /// Heartbeats are due: also the time to see whether a quorum is still there.
     pub(crate) fn heartbeat_timed_out(&mut self) {
-        if !self.has_quorum_contact() || self.hides_a_quorum() {
-            self.step_down();
-            return;
+        if !self.has_quorum_contact() {
+            return self.step_down();
+        }
+        if self.log.last_index() == self.commit_index {
+            self.has_committed();
+        }
+        if self.hides_a_quorum() {
+            return self.make_way();
         }
         self.broadcast_heartbeats();
         // Only here: rounds of reads come as often as clients read, and would put off for ever

@@ -119,6 +119,8 @@ pub(crate) struct Progress {
     boot: Boot,
     /// When the peer was last heard of in this term.
     pub(crate) contact: Time,
+    /// Whether that is so: before its first answer it is only assumed to be alive.
+    pub(crate) has_answered: bool,
     /// The latest confirmation round that the peer answered.
     pub(crate) acked_round: u64,
     pub(crate) counting: Counting,
@@ -140,6 +142,7 @@ impl Progress {
                 nonce: 0,
             },
             contact: now,
+            has_answered: false,
             acked_round: 0,
             counting: Counting::Counted,
         }
@@ -381,6 +384,7 @@ impl Progress {
     /// The peer gave a sign of life: what was sent long ago and is not answered is lost.
     pub(crate) fn touch(&mut self, now: Time, retry: &Retry) {
         self.contact = now;
+        self.has_answered = true;
         match self.state {
             State::Probe { pause, .. } => match pause {
                 Pause::Ready => {}

@@ -11,6 +11,11 @@ use crate::roles::{Leader, RoleState};
 use crate::time::Time;
 use crate::timers::Timer;
 
+/// After how many of the longest election timeouts without a commit a leader may doubt itself.
+const COMMIT_PATIENCE_TIMEOUTS: u64 = 4;
+/// How often that is doubled at most.
+const PATIENCE_DOUBLINGS_MAX: u32 = 5;
+
 /// A transfer under way. It outlives the leadership, to tell who leads next.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Transfer {
@@ -123,28 +128,72 @@ impl RaftCore {
         }
     }
 
-    /// Whether voters may be a quorum of which this leader, whose disk hangs, knows only a part: those
-    /// that are ahead of its disk, and those that it does not hear of. Nobody can be told to
-    /// campaign, because what it hears of is no quorum that goes on; but as long as it leads, its
-    /// heartbeats hold those who could (D11). Voters that it hears of and that are no further than its own
-    /// disk may share that disk: leadership must not go round among them.
+    /// Whether this leader commits nothing while voters that it knows only in part could: those that
+    /// take its entries, and those that it does not hear of. Nobody can be told to campaign,
+    /// because what it hears of is no quorum that goes on; but as long as it leads, its heartbeats
+    /// hold those who could (D11).
+    ///
+    /// Voters that it hears of and that take nothing could not write for another leader either:
+    /// leadership must not go round among nodes that share one slow disk, or because some are full.
+    /// A leader whose own disk works waits for a while, each time for longer (see
+    /// [`RaftCore::commit_patience_ms`]): large entries take their time.
     pub(crate) fn hides_a_quorum(&self) -> bool {
         let RoleState::Leader(leader) = &self.role else {
             return false;
         };
         let (me, durable) = (self.config.id, self.persists.durable_index());
+        // What nobody could count yet, were it on every disk (§5.4.2).
+        let stuck_at = self.commit_index.max(leader.first_index.previous());
         let timeout_ms = self.config.election_timeout_ms_max;
-        let may_go_on = |id: NodeId| {
+        let silent = |id: NodeId| {
             let peer = leader.peers.get(&id).filter(|_| id != me);
-            // Whether a voter that is not heard of counts is for others to say.
-            peer.is_some_and(|p| {
-                let is_ahead = p.counting == Counting::Counted && p.match_index() > durable;
-                is_ahead || self.now >= p.contact.plus_ms(timeout_ms)
-            })
+            peer.is_some_and(|p| self.now >= p.contact.plus_ms(timeout_ms))
         };
-        self.disk == Disk::Stalled
-            && !self.is_quorum_ahead(leader)
-            && self.members.quorum().reached(|id| u64::from(may_go_on(id))) == 1
+        let takes = |id: NodeId, after: LogIndex| {
+            let peer = leader.peers.get(&id).filter(|_| id != me);
+            peer.is_some_and(|p| p.counted_match() > after)
+        };
+        let quorum = self.members.quorum();
+        let is_quorum =
+            |goes_on: &dyn Fn(NodeId) -> bool| quorum.reached(|id| u64::from(goes_on(id))) == 1;
+        match self.disk {
+            // Whether a voter that is not heard of counts is for others to say.
+            Disk::Stalled => {
+                !self.is_quorum_ahead(leader) && is_quorum(&|id| takes(id, durable) || silent(id))
+            }
+            Disk::Working => {
+                let is_stuck = self.now >= leader.commits_since.plus_ms(self.commit_patience_ms());
+                let goes_on = |id| takes(id, stuck_at) || silent(id);
+                // With this node's own copy somebody else must lead, who hears it.
+                let mut voters = quorum.voters();
+                let helps = durable > stuck_at && voters.any(|id| takes(id, stuck_at));
+                is_stuck
+                    && (is_quorum(&goes_on) || helps && is_quorum(&|id| id == me || goes_on(id)))
+            }
+            Disk::Full | Disk::Failed => false,
+        }
+    }
+
+    /// Nothing waits for a commit, or something was committed.
+    pub(crate) fn has_committed(&mut self) {
+        let now = self.now;
+        if let RoleState::Leader(leader) = &mut self.role {
+            leader.commits_since = now;
+        }
+    }
+
+    /// Steps down for those who may go on, and lets them campaign first.
+    pub(crate) fn make_way(&mut self) {
+        self.stuck_leaderships = self.stuck_leaderships.saturating_add(1);
+        self.step_down();
+        self.postpone_election();
+    }
+
+    /// How long a leader goes on without a commit while entries wait and others might do better, in
+    /// milliseconds. It doubles with each time that stepping down was no remedy.
+    fn commit_patience_ms(&self) -> u64 {
+        let doublings = self.stuck_leaderships.min(PATIENCE_DOUBLINGS_MAX);
+        (COMMIT_PATIENCE_TIMEOUTS << doublings) * self.config.election_timeout_ms_max
     }
 
     /// Whether a quorum without this leader holds more than its disk does.
