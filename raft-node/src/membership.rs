@@ -36,7 +36,7 @@ pub enum ChangeError {
     /// The leader has not committed anything in its term yet.
     #[error(
         "the leader has just been elected and does not know yet whether an earlier change of \
-         membership is finished; retry in a moment"
+         membership is finished, or whom it reaches; retry in a moment"
     )]
     NotReady,
     /// A change is not finished.

@@ -389,6 +389,28 @@ fn a_removal_that_would_stop_the_cluster_needs_force() {
 }
 
 #[test]
+fn a_new_leader_counts_on_nobody_that_has_not_answered_it() {
+    run(async {
+        let mut group = Group::start(Carrier::Memory, 3).await;
+        let gone = group.leader().await;
+        group.nodes.remove(&gone).unwrap().shutdown().await.unwrap();
+        // Asked as soon as it leads: its predecessor might be alive for all it knows.
+        let leader = group.leader().await;
+        let third = 6 - gone - leader;
+        let removal = [MembershipChange::Remove(NodeId(third))];
+        assert_eq!(
+            group.change(&removal).await,
+            Err(ChangeError::WouldLoseQuorum {
+                voters: 2,
+                reached: 1,
+                missing: vec![NodeId(gone)],
+            })
+        );
+        group.stop().await;
+    });
+}
+
+#[test]
 fn a_node_that_joins_waits_by_name_then_has_everything_and_votes() {
     on_both(|carrier| async move {
         let mut group = Group::start(carrier, 1).await;

@@ -1,6 +1,10 @@
 //! Changes of membership that wait for their end.
 
-use raft_core::{IndexRange, MembershipChange, ProposalOutcome, RaftCore, Time};
+use std::collections::BTreeMap;
+
+use raft_core::{
+    Counting, IndexRange, MembershipChange, PeerStatus, ProposalOutcome, RaftCore, Time,
+};
 use raft_proto::{LogPosition, Membership, MembershipError, NodeId, Term};
 
 use super::{Driver, after};
@@ -148,15 +152,29 @@ impl Driver {
         }
         let me = self.core.id();
         let patience_ms = self.core.config().election_timeout_ms_max;
-        let is_heard = |id: NodeId| {
-            let mut peers = self.core.peers();
-            peers.any(|peer| peer.id == id && now < peer.contact.plus_ms(patience_ms))
+        let peers: BTreeMap<NodeId, PeerStatus> =
+            self.core.peers().map(|peer| (peer.id, peer)).collect();
+        let is_recent = |id: &NodeId| {
+            let peer = peers.get(id);
+            peer.filter(|peer| now < peer.contact.plus_ms(patience_ms))
         };
-        let is_reached = |id: &NodeId| *id == me || is_heard(*id);
+        let is_reached = |id: &NodeId| {
+            let counts =
+                |peer: &PeerStatus| peer.has_answered && peer.counting == Counting::Counted;
+            *id == me || is_recent(id).is_some_and(counts)
+        };
         let (reached, missing): (Vec<NodeId>, Vec<NodeId>) =
             target.voters.iter().copied().partition(is_reached);
-        let has_majority = reached.len() > target.voters.len() / 2;
-        (!has_majority).then_some(ChangeError::WouldLoseQuorum {
+        let majority = target.voters.len() / 2 + 1;
+        if reached.len() >= majority {
+            return None;
+        }
+        // A new leader takes everybody for alive, until they had time to answer it.
+        let is_open = |id: &&NodeId| is_recent(id).is_some_and(|peer| !peer.has_answered);
+        if reached.len() + missing.iter().filter(is_open).count() >= majority {
+            return Some(ChangeError::NotReady);
+        }
+        Some(ChangeError::WouldLoseQuorum {
             voters: target.voters.len(),
             reached: reached.len(),
             missing,
