@@ -214,8 +214,10 @@ impl Chunk {
     ) -> Result<Self, ReadError> {
         let start = located.offsets[slot];
         let limit = seal::offset(located.file.segment_bytes);
-        // The run's end, if known; else nobody knows yet where its last record ends.
-        let run_end = located.next.unwrap_or(limit);
+        // Where the last record of the segment ends, its header tells. It is taken for a small one, so
+        // that who follows the end of the log does not read what comes after it each time.
+        let last = located.offsets.last().copied().unwrap_or(start);
+        let run_end = located.next.unwrap_or(last + READ_BYTES_MIN);
         let wanted = budget.clamp(READ_BYTES_MIN, READ_BYTES);
         let end = run_end.min(limit).min(start + wanted);
         let bytes = read_bytes(source, located, start, end)?;
