@@ -88,7 +88,7 @@ fn restart_dead(cluster: &mut Cluster) {
 
 /// The membership that is committed, by the log of the present leader.
 fn committed_membership(cluster: &Cluster) -> Option<Membership> {
-    let (membership, is_committed) = cluster.membership(cluster.leader()?)?;
+    let (membership, is_committed) = cluster.membership(cluster.latest_leader()?)?;
     (is_committed && !membership.is_joint()).then(|| membership.clone())
 }
 

@@ -203,7 +203,14 @@ fn settled_members(cluster: &mut Cluster) -> Result<BTreeSet<NodeId>, String> {
         }
     }
     let nodes = cluster.node_ids().into_iter();
-    let seen: Vec<_> = nodes.map(|node| cluster.state(node)).collect();
+    let seen: Vec<_> = nodes
+        .filter_map(|node| Some((node, cluster.core(node)?)))
+        .map(|(node, core)| {
+            let (membership, log) = (core.membership(), core.last_position());
+            let counts = !core.is_uncounted();
+            (node, core.role(), core.term(), log, counts, membership)
+        })
+        .collect();
     Err(format!(
         "liveness: nobody settles who the members are: {seen:?}"
     ))
@@ -351,7 +358,8 @@ fn write_at(
     end: Time,
 ) -> Result<raft_proto::LogIndex, String> {
     while cluster.now() < end {
-        let proposed = followed(cluster, core).and_then(|(_, leader)| {
+        let leader = followed(cluster, core);
+        let proposed = leader.and_then(|(_, leader)| {
             let command = workload.probe_command();
             cluster.propose(leader, command).ok()
         });
@@ -361,7 +369,10 @@ fn write_at(
         };
         let left = end.ms_since(cluster.now());
         let ticket = proposed.ticket;
-        cluster.run_until(left, |cluster| cluster.outcome(ticket).is_some());
+        // A leader whose clock stands still never says what became of it; the core goes on without.
+        cluster.run_until(left, |cluster| {
+            cluster.outcome(ticket).is_some() || followed(cluster, core) != leader
+        });
         if matches!(cluster.outcome(ticket), Some(Ok(_))) {
             return Ok(proposed.position.index);
         }

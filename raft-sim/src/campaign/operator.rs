@@ -203,9 +203,10 @@ impl Operator {
     }
 }
 
-/// The membership that is committed, by the log of the present leader.
+/// The membership that is committed, by the log of the present leader. One of an earlier term does not
+/// know who was removed, and a member that is wiped by its word takes its vote with it.
 pub(super) fn committed_membership(cluster: &Cluster) -> Option<Membership> {
-    let (membership, is_committed) = cluster.membership(cluster.leader()?)?;
+    let (membership, is_committed) = cluster.membership(cluster.latest_leader()?)?;
     (is_committed && !membership.is_joint()).then(|| membership.clone())
 }
 

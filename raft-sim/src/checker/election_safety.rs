@@ -13,6 +13,11 @@ use super::violation::Violation;
 pub(super) struct ElectionSafety(BTreeMap<Term, NodeId>);
 
 impl ElectionSafety {
+    /// Who led the latest term that anybody led.
+    pub(super) fn latest(&self) -> Option<NodeId> {
+        self.0.last_key_value().map(|(_, leader)| *leader)
+    }
+
     pub(super) fn check(&mut self, view: &NodeView<'_>) -> Result<(), Violation> {
         if view.role != Role::Leader {
             return Ok(());

@@ -92,6 +92,12 @@ impl SafetyChecker {
         Ok(())
     }
 
+    /// Who led the latest term that anybody led.
+    #[must_use]
+    pub fn latest_leader(&self) -> Option<NodeId> {
+        self.elections.latest()
+    }
+
     /// A node applies an entry.
     ///
     /// # Errors

@@ -58,6 +58,14 @@ impl Cluster {
         leaders.max().map(|(_, id)| id)
     }
 
+    /// The leader, unless somebody led a later term: then it does not know yet what was committed
+    /// since.
+    #[must_use]
+    pub fn latest_leader(&self) -> Option<NodeId> {
+        self.leader()
+            .filter(|leader| Some(*leader) == self.checker.latest_leader())
+    }
+
     /// How far a node's present process has applied the log.
     #[must_use]
     pub fn applied_index(&self, node: NodeId) -> LogIndex {
