@@ -1,7 +1,7 @@
 //! Whether the unit, script, paper and lab tests would have found a bug without the simulator's seeds.
 //!
-//! The test programs are built once, with all bugs, and run once for each bug, which the environment
-//! plants in the whole program; the first one that fails ends the search.
+//! The test programs are built once, with all bugs and optimised, and run once for each bug, which the
+//! environment plants in the whole program; the first one that fails ends the search.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -99,7 +99,7 @@ fn build() -> Result<Vec<Program>, String> {
     let mut arguments = vec!["test", "--no-run", "--message-format=json", "--lib"];
     arguments.extend(PACKAGES.iter().flat_map(|package| ["--package", package]));
     arguments.extend(TESTS.iter().flat_map(|test| ["--test", test]));
-    arguments.extend(["--features", "raft-proto/mutants"]);
+    arguments.extend(["--features", "raft-proto/mutants", "--profile", "sim"]);
     let built = cargo(&arguments).stderr(Stdio::inherit()).output();
     let built = built.map_err(|error| format!("cannot start cargo: {error}"))?;
     if !built.status.success() {
