@@ -59,7 +59,8 @@ impl KvMachine {
     /// The next part of the cut, about `max_bytes` long: longer only by what a single key, value or
     /// reply takes. None once the cut is complete, or if there is none.
     pub fn snapshot_part(&mut self, max_bytes: usize) -> Option<Bytes> {
-        let mut part = Vec::with_capacity(max_bytes.min(1 << 20));
+        // The last pair may go beyond the limit; most do so by less than this.
+        let mut part = Vec::with_capacity(max_bytes.min(1 << 20) + (4 << 10));
         let cut = self.cut.as_mut()?;
         loop {
             let room = max_bytes.saturating_sub(part.len());
