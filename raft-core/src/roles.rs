@@ -43,7 +43,8 @@ pub(crate) struct Leader {
     /// Index of the empty entry at the start of its term (§8): from it on, entries may be
     /// committed by counting (§5.4.2), and once it is committed, reads may be served.
     pub(crate) first_index: LogIndex,
-    /// Since when entries wait and none is committed; as of the last heartbeat if none waits.
+    /// Since when none of the entries that wait is committed, or the disk hangs; as of the last
+    /// heartbeat if nothing waits.
     pub(crate) commits_since: Time,
     /// Every other member.
     pub(crate) peers: BTreeMap<NodeId, Progress>,

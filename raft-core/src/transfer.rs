@@ -6,7 +6,7 @@ use raft_proto::{LogIndex, NodeId};
 use crate::core::{Disk, RaftCore};
 use crate::error::TransferError;
 use crate::output::{Event, TransferOutcome};
-use crate::progress::{Counting, Progress};
+use crate::progress::{Counting, Progress, Replication};
 use crate::roles::{Leader, RoleState};
 use crate::time::Time;
 use crate::timers::Timer;
@@ -153,22 +153,29 @@ impl RaftCore {
             let peer = leader.peers.get(&id).filter(|_| id != me);
             peer.is_some_and(|p| p.counted_match() > after)
         };
+        // It is behind, which says nothing of its disk; it may get on faster with another leader.
+        let fetches = |id: NodeId| {
+            let peer = leader.peers.get(&id);
+            peer.is_some_and(|p| p.replication() == Replication::Snapshot)
+        };
         let quorum = self.members.quorum();
         let is_quorum =
             |goes_on: &dyn Fn(NodeId) -> bool| quorum.reached(|id| u64::from(goes_on(id))) == 1;
+        let is_stuck = self.now >= leader.commits_since.plus_ms(self.commit_patience_ms());
         match self.disk {
             // Whether a voter that is not heard of counts is for others to say.
             Disk::Stalled => {
-                !self.is_quorum_ahead(leader) && is_quorum(&|id| takes(id, durable) || silent(id))
+                let goes_on = |id| takes(id, durable) || silent(id) || is_stuck && fetches(id);
+                !self.is_quorum_ahead(leader) && is_quorum(&goes_on)
             }
             Disk::Working => {
-                let is_stuck = self.now >= leader.commits_since.plus_ms(self.commit_patience_ms());
                 let goes_on = |id| takes(id, stuck_at) || silent(id);
                 // With this node's own copy somebody else must lead, who hears it.
                 let mut voters = quorum.voters();
                 let helps = durable > stuck_at && voters.any(|id| takes(id, stuck_at));
-                is_stuck
-                    && (is_quorum(&goes_on) || helps && is_quorum(&|id| id == me || goes_on(id)))
+                let is_quorum =
+                    is_quorum(&goes_on) || helps && is_quorum(&|id| id == me || goes_on(id));
+                is_stuck && is_quorum
             }
             Disk::Full | Disk::Failed => false,
         }
