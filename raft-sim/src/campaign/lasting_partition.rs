@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use raft_core::{RaftCore, Role, Time};
 use raft_proto::{LogPosition, NodeId, Term};
 
-use super::liveness::{RETRY_MS, STABLE_MS, deadline};
+use super::liveness::{RETRY_MS, STABLE_MS, deadline, goes_on};
 use super::workload::Workload;
 use crate::cluster::{Cluster, Ticket};
 use crate::network::Shape;
@@ -47,6 +47,10 @@ pub(super) fn demand(
         if commits_something(cluster, workload, end) == Some(leading) {
             return Ok(());
         }
+    }
+    // What was proposed before may be much, and links slow.
+    if goes_on(cluster) {
+        return Ok(());
     }
     // An old leader may have gone on for a while, and have made other logs newer.
     let still_able = able_to_lead(cluster, healed);

@@ -49,9 +49,12 @@ fn check_not_truncated(facts: &Facts, view: &NodeView<'_>) -> Result<(), Violati
     match before {
         Some(before) if before.at == index && before.membership == *view.membership => {
             match (before.term, (view.term_at)(index)) {
-                // Another leader may have proposed the same membership again, at the same place.
+                // Another leader may have proposed the same membership again, at the same place; and
+                // a snapshot that ends there says what was in force, wherever that stood.
                 (Some(was), Some(is))
-                    if was != is && !facts.entries.may_be_membership(index, is) =>
+                    if was != is
+                        && index != view.base_index
+                        && !facts.entries.may_be_membership(index, is) =>
                 {
                     truncated
                 }
@@ -92,7 +95,7 @@ pub(super) fn remember(facts: &mut Facts, view: &NodeView<'_>) {
 mod tests {
     use raft_proto::{Entry, EntryKind, NodeId};
 
-    use super::super::testing::{World, append, entry};
+    use super::super::testing::{World, append, at, entry};
     use super::*;
 
     fn membership(index: u64, term: u64) -> Entry {
@@ -139,6 +142,18 @@ mod tests {
         world.membership_index = 2;
         world.observe(1, Role::Follower, 2, 0, &[1, 2]).unwrap();
         world.observe(1, Role::Follower, 3, 0, &[1, 3]).unwrap();
+    }
+
+    #[test]
+    fn a_snapshot_that_ends_where_a_membership_stood_says_what_is_in_force() {
+        let mut world = World::three_committed();
+        world.durable(3, &append(&[entry(3, 1, "y")])).unwrap();
+        world.membership_index = 3;
+        world.observe(3, Role::Follower, 2, 0, &[1, 1, 1]).unwrap();
+        world.checker.snapshot_stored(NodeId(3), at(3, 2)).unwrap();
+        world.install(3, at(3, 2)).unwrap();
+        world.base_index = 3;
+        world.observe(3, Role::Follower, 2, 3, &[1, 2, 2]).unwrap();
     }
 
     #[test]
