@@ -154,7 +154,7 @@ impl KvMachine {
             Command::Txn { origin, txn } => self.once(*origin, |machine| machine.transact(txn)),
             Command::Register { stamp, ttl_ms } => {
                 self.sessions.clock.observe_stamp(*stamp);
-                self.sessions.sweep();
+                self.sweep();
                 let session = SessionId(index.0);
                 match self.sessions.register(session, *ttl_ms) {
                     Ok(()) => ReplyRef::Registered(session).to_bytes(),
@@ -168,7 +168,7 @@ impl KvMachine {
             } => {
                 self.sessions.clock.observe_stamp(*stamp);
                 let lives = self.sessions.keep_alive(*session, *acknowledged);
-                self.sessions.sweep();
+                self.sweep();
                 if lives {
                     ReplyRef::KeptAlive.to_bytes()
                 } else {
@@ -177,9 +177,15 @@ impl KvMachine {
             }
             Command::Tick { stamp } => {
                 self.sessions.clock.observe_stamp(*stamp);
-                self.sessions.sweep();
+                self.sweep();
                 ReplyRef::Ticked.to_bytes()
             }
+        }
+    }
+
+    fn sweep(&mut self) {
+        if self.cut.is_none() || !is_planted(Mutant::ExpiryWaitsForCut) {
+            self.sessions.sweep();
         }
     }
 

@@ -423,6 +423,9 @@ impl Identity {
 fn write_new(vfs: &dyn Vfs, path: &Path, content: &AlignedBuffer) -> io::Result<()> {
     let file = vfs.create(path)?;
     file.write_at(0, content.as_aligned())?;
+    if is_planted(Mutant::RecordNotSynced) {
+        return Ok(());
+    }
     file.sync_data()
 }
 

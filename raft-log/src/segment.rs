@@ -67,7 +67,9 @@ impl SegmentFile {
         let mut buffer = AlignedBuffer::zeroed(bytes.len().div_ceil(BLOCK_BYTES));
         buffer.bytes_mut()[..bytes.len()].copy_from_slice(&bytes);
         self.write(0, &buffer)?;
-        self.sync()?;
+        if !is_planted(Mutant::SegmentNamedUnsynced) {
+            self.sync()?;
+        }
         let path = path_of(directory, self.sequence);
         vfs.rename(&self.path, &path)
             .map_err(|source| FileError::new("rename a segment to", &path, source))?;

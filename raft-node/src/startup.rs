@@ -90,7 +90,8 @@ pub fn open(
         memberships: found.memberships.clone(),
         missing: Vec::new(),
         snapshot_content,
-        counted: found.end == LogEnd::Known,
+        counted: found.end == LogEnd::Known
+            || is_planted(Mutant::SecondOpenCounts) && found.damage.is_empty(),
         boot: directory.boot(),
     };
     let newest = newest.filter(|_| snapshot_content == SnapshotContent::Whole);
@@ -99,7 +100,9 @@ pub fn open(
             install(&mut log, &mut recovered, newest.last_included)
                 .map_err(|error| FatalError::Log(Arc::new(error)))?;
         }
-        add_membership(&mut recovered, newest);
+        if !is_planted(Mutant::MembershipOnlyInLog) {
+            add_membership(&mut recovered, newest);
+        }
     }
     recovered.missing = holes_behind(&recovered, &found.missing);
     check_alone(directory.node(), &recovered, &found)?;

@@ -56,6 +56,8 @@ mutants! {
     NoCheckQuorum => "elections",
     /// A leader whose disk hangs keeps its leadership.
     NoHandOver => "elections",
+    /// A disk that makes no progress is never taken for stalled.
+    StallUnnoticed => "elections",
     /// Truncates after the last entry of every append, also of one that was overtaken.
     TruncateAlways => "replication",
     /// Keeps acknowledgements of an earlier term (the append ABA race).
@@ -84,6 +86,8 @@ mutants! {
     ProposalsUnbounded => "commit",
     /// Entries that are committed and durable stay in memory.
     EntriesStayInMemory => "replication",
+    /// Entries that are committed leave memory before they are durable here.
+    EvictsUndurable => "replication",
     /// A log without entries after its snapshot claims a last term of 0.
     EmptyLogHasNoTerm => "snapshots",
     /// Installs a snapshot also if the log has its last entry, and drops what follows it.
@@ -98,6 +102,10 @@ mutants! {
     GapAfterSnapshot => "snapshots",
     /// Once a snapshot is restored, entries that it covers are handed out to be applied.
     CoveredEntriesApplied => "snapshots",
+    /// Entries of a log that an installation replaces are applied meanwhile.
+    InstallRacesApply => "snapshots",
+    /// A snapshot has the membership in force today, not the one at its end.
+    SnapshotOfLaterMembership => "snapshots",
     /// Sessions are not restored from a snapshot.
     SnapshotWithoutSessions => "snapshots",
     /// A configuration counts from its commit on, not from its append on.
@@ -112,6 +120,8 @@ mutants! {
     LeavesJointEarly => "membership",
     /// A truncated membership stays in force.
     MembershipNotRolledBack => "membership",
+    /// After a restart only memberships that are still in the log are known.
+    MembershipOnlyInLog => "membership",
     /// Confirms reads before the first commit of the term.
     ReadBeforeFirstCommit => "reads",
     /// Serves reads before a quorum has answered.
@@ -126,12 +136,16 @@ mutants! {
     ReadBeforeApplied => "reads",
     /// A follower reads at its own commit index.
     FollowerReadsAlone => "reads",
+    /// A read joins those that are being confirmed already.
+    ReadJoinsClosedBatch => "reads",
     /// Proposals are decided by index without term.
     OutcomeByIndexOnly => "sessions",
     /// An unknown outcome is reported as a definite refusal.
     UnknownIsRefused => "sessions",
     /// Replies of sessions that expire count as kept for ever.
     ExpiredRepliesCount => "sessions",
+    /// Sessions do not expire while this replica takes a snapshot.
+    ExpiryWaitsForCut => "sessions",
     /// A write that comes again under its session is carried out again.
     RetryAppliedTwice => "sessions",
     /// A client sends a write without a session again, although it may have arrived.
@@ -150,8 +164,20 @@ mutants! {
     DamageIsTorn => "wal",
     /// Recovery trusts what the page cache shows of the last batch.
     CacheTrusted => "wal",
+    /// A segment gets its name before its start is durable.
+    SegmentNamedUnsynced => "wal",
+    /// Content that was fetched for a hole is not synced.
+    RefillNotSynced => "wal",
+    /// Term and vote that go ahead on a full disk are not synced.
+    AheadNotSynced => "wal",
+    /// Small files are not synced before they get their names.
+    RecordNotSynced => "wal",
+    /// A log that was damaged counts as whole at its next open.
+    SecondOpenCounts => "wal",
     /// A peer that comes back with an earlier boot, an old copy of its directory, is let in.
     OldBootAccepted => "transport",
+    /// Boots are told apart by their counters alone.
+    NonceIgnored => "transport",
     /// A node starts on the directory of another one.
     ForeignDirectoryOpened => "transport",
     /// Requests are numbered anew after a restart: an answer to the former process counts.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use raft_core::{PersistId, Time};
+use raft_proto::mutants::{Mutant, is_planted};
 
 use super::{Driver, after};
 
@@ -86,6 +87,6 @@ impl DiskWatch {
         if let Some(under_way) = self.under_way.as_mut().filter(|_| is_due) {
             under_way.is_stalled = true;
         }
-        is_due
+        is_due && !is_planted(Mutant::StallUnnoticed)
     }
 }

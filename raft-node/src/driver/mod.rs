@@ -251,7 +251,11 @@ impl Driver {
         // What is committed is also durable here, so it can be read back: a slow applier must not
         // keep it all in memory.
         if !is_planted(Mutant::EntriesStayInMemory) {
-            self.buffer.evict(self.apply.committed());
+            let gone = match is_planted(Mutant::EvictsUndurable) {
+                false => self.apply.committed(),
+                true => self.core.commit_index(),
+            };
+            self.buffer.evict(gone);
         }
         self.measure.flushed(&self.core, self.buffer.bytes());
     }

@@ -42,6 +42,12 @@ impl Reads {
     }
 
     pub(super) fn gather(&mut self, query: Bytes, waiter: QueryWaiter, deadline: Time) {
+        if is_planted(Mutant::ReadJoinsClosedBatch)
+            && let Some(mut closed) = self.unconfirmed.last_entry()
+        {
+            self.waiting += 1;
+            return closed.get_mut().queries.push((query, waiter));
+        }
         let batch = self.gathering.get_or_insert_with(|| Batch {
             queries: Vec::new(),
             deadline,
