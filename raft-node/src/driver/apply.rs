@@ -78,6 +78,14 @@ impl ApplyQueue {
         self.refuse_queries();
     }
 
+    /// A snapshot takes the place of the log up to its end. What of that was not handed over is not
+    /// any more, whatever was read back of it already: the snapshot is restored instead.
+    pub(super) fn log_begins_after(&mut self, position: LogPosition) {
+        if position.index >= self.next {
+            self.await_restore(position);
+        }
+    }
+
     /// Whether the state is about to be replaced, or being replaced. That may take minutes, so no
     /// query is kept waiting for it without a deadline of its own.
     pub(super) fn awaits_restore(&self) -> bool {
@@ -249,5 +257,60 @@ impl ApplyQueue {
                 ApplyItem::Query(_, waiter) => waiter(Err(ReadError::ShutDown)),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use raft_proto::{EntryKind, Term};
+
+    use super::*;
+
+    const TERM: Term = Term(1);
+
+    fn entry(index: u64) -> Entry {
+        Entry {
+            index: LogIndex(index),
+            term: TERM,
+            kind: EntryKind::Command,
+            payload: Bytes::new(),
+        }
+    }
+
+    /// What is to be read from the log now; nothing is in memory.
+    fn gather(queue: &mut ApplyQueue) -> Option<(LogIndex, LogIndex)> {
+        queue.gather(1 << 20, LogIndex(5), |_| None, |_| None, |_| None)
+    }
+
+    #[test]
+    fn what_was_read_back_of_a_log_that_begins_later_now_is_not_handed_over() {
+        let mut queue = ApplyQueue::starting_after(LogIndex::ZERO);
+        queue.commit_through(LogIndex(5));
+        assert_eq!(gather(&mut queue), Some((LogIndex(1), LogIndex(5))));
+        let snapshot = LogPosition {
+            index: LogIndex(4),
+            term: TERM,
+        };
+        queue.log_begins_after(snapshot);
+        queue.supply(LogIndex(1), (1..=5).map(entry).collect());
+        assert_eq!(gather(&mut queue), None);
+        assert!(queue.take_batch().is_none());
+        queue.begin_restore(snapshot);
+        queue.restored(snapshot);
+        assert_eq!(gather(&mut queue), Some((LogIndex(5), LogIndex(5))));
+    }
+
+    #[test]
+    fn what_was_handed_over_before_the_log_begins_later_stays_so() {
+        let mut queue = ApplyQueue::starting_after(LogIndex::ZERO);
+        queue.commit_through(LogIndex(5));
+        gather(&mut queue);
+        queue.supply(LogIndex(1), (1..=5).map(entry).collect());
+        gather(&mut queue);
+        queue.log_begins_after(LogPosition {
+            index: LogIndex(4),
+            term: TERM,
+        });
+        assert_eq!(queue.take_batch().map(|batch| batch.items.len()), Some(5));
     }
 }

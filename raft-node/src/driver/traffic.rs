@@ -19,9 +19,14 @@ impl Driver {
                 Some(Install::Replace(position)) => {
                     // The whole log goes, and with it what was to be applied from it.
                     self.buffer.truncate_from(LogIndex::FIRST, persist.epoch);
-                    self.apply.await_restore(position);
+                    if !is_planted(Mutant::InstallRacesApply) {
+                        self.apply.await_restore(position);
+                    }
                 }
-                Some(Install::Keep(position)) => self.outputs.push_back(Output::Compact(position)),
+                Some(Install::Keep(position)) => {
+                    self.apply.log_begins_after(position);
+                    self.outputs.push_back(Output::Compact(position));
+                }
                 None => {}
             }
             if let Some(first) = persist.truncate_from {
