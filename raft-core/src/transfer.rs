@@ -154,9 +154,10 @@ impl RaftCore {
             peer.is_some_and(|p| p.counted_match() > after)
         };
         // It is behind, which says nothing of its disk; it may get on faster with another leader.
+        let base = self.log.base().index;
         let fetches = |id: NodeId| {
             let peer = leader.peers.get(&id);
-            peer.is_some_and(|p| p.replication() == Replication::Snapshot)
+            peer.is_some_and(|p| p.replication() == Replication::Snapshot || p.next_index() <= base)
         };
         let quorum = self.members.quorum();
         let is_quorum =

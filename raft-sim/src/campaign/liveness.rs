@@ -346,8 +346,14 @@ fn stable_leader(
         }
     }
     let seen: Vec<_> = core.iter().map(|node| cluster.state(*node)).collect();
+    let leader = cluster.leader();
+    let peers: Vec<_> = leader
+        .and_then(|leader| cluster.core(leader))
+        .into_iter()
+        .flat_map(RaftCore::peers)
+        .collect();
     Err(format!(
-        "liveness: the core {core:?} has no stable leader, but {seen:?}"
+        "liveness: the core {core:?} has no stable leader, but {seen:?}; {leader:?} sees {peers:?}"
     ))
 }
 

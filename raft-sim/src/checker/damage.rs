@@ -23,15 +23,16 @@ impl SafetyChecker {
     pub fn copied(&mut self, node: NodeId, view: &StartView) {
         let mut terms = terms_of(&self.facts.chain, view.mark);
         terms.extend(&view.terms);
-        let snapshot = view.snapshot.map_or(LogIndex::ZERO, |at| at.index);
+        let restored = view.snapshot.map_or(LogIndex::ZERO, |at| at.index);
         *self.facts.node(node) = NodeFacts {
             image: Image {
                 hard_state: view.hard_state,
                 mark: view.mark,
                 terms,
             },
-            snapshot,
-            applied: snapshot,
+            // It may have been damaged before it was copied; the log begins behind it all the same.
+            snapshot: restored.max(view.mark),
+            applied: restored,
             ..NodeFacts::default()
         };
     }

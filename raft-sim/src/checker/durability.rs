@@ -91,7 +91,9 @@ fn may_be_found(facts: &Facts, node: NodeId, found: &Image, snapshot: Option<Log
 }
 
 /// A change of a log became durable: nothing that is committed may go. If the first entry removed is
-/// not the committed one, none after it is (§5.3).
+/// not the committed one, none after it is (§5.3). A node that has not heard of the term in which it was
+/// committed was not needed for that: an append of an earlier leader, which is late, may still
+/// replace its copy.
 pub(super) fn check_removal(
     facts: &Facts,
     node: NodeId,
@@ -108,10 +110,12 @@ pub(super) fn check_removal(
     let Some(first) = removed else {
         return Ok(());
     };
-    let committed = facts.committed_term(first);
-    let image = facts.nodes.get(&node).map(|known| &known.image);
-    let held = image.and_then(|image| image.terms.get(first.0 as usize - 1).copied());
-    if committed.is_some() && held == committed {
+    let (Some(committed), Some(known)) = (facts.committed(first), facts.nodes.get(&node)) else {
+        return Ok(());
+    };
+    let held = known.image.terms.get(first.0 as usize - 1);
+    let hard_state = write.hard_state.unwrap_or(known.image.hard_state);
+    if held == Some(&committed.term) && hard_state.term >= committed.seen_in {
         return Err(Violation::TruncatedCommitted { node, first });
     }
     Ok(())
@@ -131,6 +135,7 @@ mod tests {
         let mut world = World::new();
         world.observe(1, Role::Follower, 2, 1, &[1]).unwrap();
         let truncation = LogWrite {
+            hard_state: Some(in_term(2)),
             truncate_from: Some(LogIndex(1)),
             ..LogWrite::default()
         };
@@ -149,6 +154,29 @@ mod tests {
             ..append(&[entry(2, 3, "b")])
         };
         world.durable(3, &replacement).unwrap();
+    }
+
+    #[test]
+    fn an_earlier_leader_that_is_late_may_replace_a_copy_that_was_not_counted() {
+        let mut world = World::new();
+        for node in 1..=3 {
+            world.durable(node, &append(&[entry(2, 2, "b")])).unwrap();
+        }
+        for node in [1, 2] {
+            world.durable(node, &append(&[entry(3, 4, "c")])).unwrap();
+        }
+        world.observe(1, Role::Leader, 4, 3, &[1, 2, 4]).unwrap();
+        let replaced_in = |term: u64| LogWrite {
+            hard_state: Some(in_term(term)),
+            truncate_from: Some(LogIndex(2)),
+            ..append(&[entry(2, 3, "x")])
+        };
+        let error = world.durable(3, &replaced_in(4)).unwrap_err();
+        assert!(
+            matches!(error, Violation::TruncatedCommitted { .. }),
+            "{error}"
+        );
+        world.durable(3, &replaced_in(3)).unwrap();
     }
 
     fn in_term(term: u64) -> HardState {
@@ -226,6 +254,7 @@ mod tests {
         let mut world = World::three_committed();
         world.checker.snapshot_stored(NodeId(3), at(2, 2)).unwrap();
         let whole = LogWrite {
+            hard_state: Some(in_term(2)),
             truncate_from: Some(LogIndex(2)),
             entries: vec![entry(2, 2, "b"), entry(3, 2, "c")],
             ..LogWrite::default()

@@ -50,10 +50,15 @@ impl Facts {
         self.nodes.entry(node).or_default()
     }
 
+    /// The committed entry at an index, if one is known.
+    pub(super) fn committed(&self, index: LogIndex) -> Option<&Committed> {
+        let at = usize::try_from(index.0.checked_sub(1)?).ok()?;
+        self.chain.get(at)
+    }
+
     /// The term of the committed entry at an index, if one is known.
     pub(super) fn committed_term(&self, index: LogIndex) -> Option<Term> {
-        let at = usize::try_from(index.0.checked_sub(1)?).ok()?;
-        self.chain.get(at).map(|committed| committed.term)
+        self.committed(index).map(|committed| committed.term)
     }
 
     /// Who holds this entry durably, or did before its disk was cleared or it lost the end of its log:
