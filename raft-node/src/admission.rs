@@ -255,9 +255,8 @@ impl Admission {
             return None;
         }
         let is_older = hello.boot.counter < seen.boot.counter;
-        let is_copy = hello.boot.counter == seen.boot.counter
-            && hello.boot.nonce != seen.boot.nonce
-            && !is_planted(Mutant::NonceIgnored);
+        let is_copy =
+            hello.boot.counter == seen.boot.counter && hello.boot.nonce != seen.boot.nonce;
         // The same boot may have sent its hello before it adopted; a later one cannot.
         let has_forgotten = seen.belonging == Belonging::Formed
             && hello.cluster.is_none()

@@ -90,8 +90,7 @@ pub fn open(
         memberships: found.memberships.clone(),
         missing: Vec::new(),
         snapshot_content,
-        counted: found.end == LogEnd::Known
-            || is_planted(Mutant::SecondOpenCounts) && found.damage.is_empty(),
+        counted: found.end == LogEnd::Known || is_planted(Mutant::UnknownEndCounts),
         boot: directory.boot(),
     };
     let newest = newest.filter(|_| snapshot_content == SnapshotContent::Whole);

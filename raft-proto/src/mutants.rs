@@ -86,8 +86,6 @@ mutants! {
     ProposalsUnbounded => "commit",
     /// Entries that are committed and durable stay in memory.
     EntriesStayInMemory => "replication",
-    /// Entries that are committed leave memory before they are durable here.
-    EvictsUndurable => "replication",
     /// A log without entries after its snapshot claims a last term of 0.
     EmptyLogHasNoTerm => "snapshots",
     /// Installs a snapshot also if the log has its last entry, and drops what follows it.
@@ -104,8 +102,6 @@ mutants! {
     CoveredEntriesApplied => "snapshots",
     /// Entries of a log that an installation replaces are applied meanwhile.
     InstallRacesApply => "snapshots",
-    /// A snapshot has the membership in force today, not the one at its end.
-    SnapshotOfLaterMembership => "snapshots",
     /// Sessions are not restored from a snapshot.
     SnapshotWithoutSessions => "snapshots",
     /// A configuration counts from its commit on, not from its append on.
@@ -144,6 +140,8 @@ mutants! {
     UnknownIsRefused => "sessions",
     /// Replies of sessions that expire count as kept for ever.
     ExpiredRepliesCount => "sessions",
+    /// Log time stands still while this replica takes a snapshot.
+    ClockStopsForCut => "sessions",
     /// Sessions do not expire while this replica takes a snapshot.
     ExpiryWaitsForCut => "sessions",
     /// A write that comes again under its session is carried out again.
@@ -166,20 +164,18 @@ mutants! {
     CacheTrusted => "wal",
     /// A segment gets its name before its start is durable.
     SegmentNamedUnsynced => "wal",
-    /// Content that was fetched for a hole is not synced.
-    RefillNotSynced => "wal",
     /// Term and vote that go ahead on a full disk are not synced.
     AheadNotSynced => "wal",
+    /// A node that has lost the end of its log votes, and is counted.
+    UnknownEndCounts => "wal",
     /// Small files are not synced before they get their names.
     RecordNotSynced => "wal",
-    /// A log that was damaged counts as whole at its next open.
-    SecondOpenCounts => "wal",
     /// A peer that comes back with an earlier boot, an old copy of its directory, is let in.
     OldBootAccepted => "transport",
-    /// Boots are told apart by their counters alone.
-    NonceIgnored => "transport",
     /// A node starts on the directory of another one.
     ForeignDirectoryOpened => "transport",
+    /// Replicas compare their states as of the end of the batch, not of the entry that says so.
+    ComparesLater => "transport",
     /// Requests are numbered anew after a restart: an answer to the former process counts.
     RequestIdsRestart => "transport",
     /// A part of a snapshot that is lost is never asked for again.

@@ -251,11 +251,7 @@ impl Driver {
         // What is committed is also durable here, so it can be read back: a slow applier must not
         // keep it all in memory.
         if !is_planted(Mutant::EntriesStayInMemory) {
-            let gone = match is_planted(Mutant::EvictsUndurable) {
-                false => self.apply.committed(),
-                true => self.core.commit_index(),
-            };
-            self.buffer.evict(gone);
+            self.buffer.evict(self.apply.committed());
         }
         self.measure.flushed(&self.core, self.buffer.bytes());
     }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crossbeam_channel::{Receiver, Sender};
 use raft_log::SnapshotStore;
+use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{Entry, EntryKind, LogPosition};
 
 use crate::driver::{ApplyBatch, ApplyItem, CutStep, Input, ReachedComparison};
@@ -39,6 +40,11 @@ pub fn apply_batch(machine: &mut dyn StateMachine, batch: ApplyBatch) -> Input {
                 }
             }
             ApplyItem::Query(query, waiter) => waiter(Ok(machine.query(&query))),
+        }
+    }
+    if is_planted(Mutant::ComparesLater) {
+        for reached in &mut comparisons {
+            reached.state = machine.state_hash();
         }
     }
     Input::Applied {

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use raft_core::Time;
-use raft_proto::mutants::{Mutant, is_planted};
 use raft_proto::{LogIndex, LogPosition, SnapshotDescription};
 
 use super::super::Driver;
@@ -89,10 +88,7 @@ impl Driver {
 
     fn begin_saving(&mut self, now: Time, index: LogIndex) {
         let term = self.core.term_at(index);
-        let membership = match is_planted(Mutant::SnapshotOfLaterMembership) {
-            false => self.core.membership_at(index),
-            true => Some(self.core.membership()),
-        };
+        let membership = self.core.membership_at(index);
         // What was handed over is committed, and not compacted unless a snapshot covers it.
         let term = term.expect("the term of an entry after the newest snapshot is known");
         let membership = membership.expect("a membership is in force").clone();
