@@ -21,7 +21,8 @@
 //!
 //! A read asks the leader for an index: its commit index, once a majority has confirmed that it
 //! still led after the read was asked (thesis §6.4). A leader hands over by asking an up-to-date
-//! voter to campaign at once (thesis §3.10), and steps down when it loses contact with a majority.
+//! voter to campaign at once (thesis §3.10), and steps down when it loses contact with a majority, or
+//! has committed nothing for a while although others might.
 //!
 //! Memberships are entries, in force from the moment they are in the log; a change of voters goes
 //! through a joint configuration in which majorities of both the old and the new voters must agree
