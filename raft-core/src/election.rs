@@ -15,6 +15,8 @@ use crate::timers::Timer;
 
 /// Nanoseconds in a millisecond.
 const NS_PER_MS: u64 = 1_000_000;
+/// How many of the longest election timeouts a node that led in vain waits in addition at most.
+const DEFERENCE_TIMEOUTS_MAX: u32 = 3;
 
 /// Whether an election was asked for by the leader (thesis §3.10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,18 +70,18 @@ impl RaftCore {
     /// and when a node begins to wait: at its start, or when it stops leading.
     pub(crate) fn reset_election_timer(&mut self) {
         let least = self.config.election_timeout_ms_min;
-        let spread = (self.config.election_timeout_ms_max - least) * NS_PER_MS;
-        let timeout_ns = least * NS_PER_MS + self.random.below(spread);
-        self.timers
-            .set(Timer::Election, self.now.plus_ns(timeout_ns));
+        let most = self.config.election_timeout_ms_max;
+        let spread_ns = (most - least) * NS_PER_MS;
+        let wait_ns = least * NS_PER_MS + self.random.below(spread_ns) + self.deference_ns();
+        self.timers.set(Timer::Election, self.now.plus_ns(wait_ns));
     }
 
-    /// Waits for the longest election timeout in addition to its own.
-    pub(crate) fn postpone_election(&mut self) {
-        if let Some(deadline) = self.timers.deadline(Timer::Election) {
-            let later = deadline.plus_ms(self.config.election_timeout_ms_max);
-            self.timers.set(Timer::Election, later);
-        }
+    /// How much longer than others a node waits before it campaigns, and before it does so again,
+    /// because it made way for them: who repeats its pre-votes at the usual pace comes before those
+    /// that heard the last leader and have just begun to wait.
+    fn deference_ns(&self) -> u64 {
+        let timeouts = self.stuck_leaderships.min(DEFERENCE_TIMEOUTS_MAX);
+        u64::from(timeouts) * self.config.election_timeout_ms_max * NS_PER_MS
     }
 
     /// Campaigns soon rather than after a whole election timeout: nothing is known to be wrong
@@ -100,7 +102,7 @@ impl RaftCore {
         // Pre-votes bind nobody, so they are repeated sooner than elections: a refusal may only
         // mean that the other voter heard from the old leader a moment later than this node.
         let interval_ns = self.config.heartbeat_interval_ms * NS_PER_MS;
-        let retry_ns = interval_ns + self.random.below(interval_ns);
+        let retry_ns = interval_ns + self.random.below(interval_ns) + self.deference_ns();
         self.timers.set(Timer::Election, self.now.plus_ns(retry_ns));
         let campaign = Campaign {
             answers: [(self.config.id, true)].into(),

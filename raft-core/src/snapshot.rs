@@ -342,6 +342,7 @@ impl RaftCore {
                 .reset(position.index, snapshot.membership.clone());
         }
         self.commit_index = position.index;
+        self.stuck_leaderships = 0;
         self.verified = self.verified.max(position.index);
         self.restore = Some(position);
         self.saved = Some(snapshot.clone());

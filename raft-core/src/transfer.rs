@@ -194,7 +194,6 @@ impl RaftCore {
     pub(crate) fn make_way(&mut self) {
         self.stuck_leaderships = self.stuck_leaderships.saturating_add(1);
         self.step_down();
-        self.postpone_election();
     }
 
     /// How long a leader goes on without a commit while entries wait and others might do better, in

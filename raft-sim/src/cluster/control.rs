@@ -112,7 +112,7 @@ impl Cluster {
         let started = entry.start(self.now, self.cluster_id, &self.options, machine);
         entry.disk.calm();
         let life = entry.life;
-        let lost_snapshots = entry.trouble.lost_snapshots;
+        let lost_snapshots = started.is_ok() && std::mem::take(&mut entry.trouble.lost_snapshots);
         if started.is_ok() && entry.trouble.dropped_torn {
             self.tally.mark(Mark::TornBatchDropped);
         }

@@ -43,7 +43,8 @@ pub(super) struct Trouble {
     pub(super) loses_write: bool,
     /// The last recovery dropped a torn batch.
     pub(super) dropped_torn: bool,
-    /// The last recovery met snapshots that could not be read.
+    /// Snapshots that could not be read were removed by the last recovery, or by one of the
+    /// attempts before it that failed for another reason.
     pub(super) lost_snapshots: bool,
 }
 

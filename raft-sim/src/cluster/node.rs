@@ -146,7 +146,16 @@ impl Node {
         mut machine: Box<dyn StateMachine>,
     ) -> Result<raft_core::Recovered, StartError> {
         assert!(self.process.is_none(), "{} runs already", self.id);
-        let OpenDisk { directory, opened } = self.disk.open(cluster, options.log)?;
+        let held = self.disk.snapshots();
+        let OpenDisk { directory, opened } = match self.disk.open(cluster, options.log) {
+            Ok(open) => open,
+            Err(error) => {
+                // What failed may have been the removal of a second one.
+                self.trouble.lost_snapshots |= self.disk.snapshots() < held;
+                return Err(error.into());
+            }
+        };
+        self.trouble.lost_snapshots |= !opened.damaged_snapshots.is_empty();
         let door = Door::open(&directory)?;
         if let Some(newest) = &opened.newest {
             let (store, position) = (&opened.snapshots, newest.last_included);
@@ -154,7 +163,6 @@ impl Node {
         }
         self.life += 1;
         self.trouble.dropped_torn = opened.found.dropped_torn.is_some();
-        self.trouble.lost_snapshots = !opened.damaged_snapshots.is_empty();
         let boot = directory.boot();
         let incarnation = directory.incarnation();
         let recovered = opened.recovered;

@@ -248,6 +248,13 @@ impl Disk {
         Ok(directory)
     }
 
+    /// How many snapshots it holds, readable or not.
+    pub(crate) fn snapshots(&self) -> usize {
+        let medium = self.vfs.medium();
+        let names = medium.names.keys();
+        names.filter(|name| name.ends_with(".snap")).count()
+    }
+
     /// What is on it.
     pub(crate) fn content(&self) -> Content {
         self.vfs.clone()
