@@ -18,8 +18,7 @@ use crate::roles::RoleState;
 use crate::time::{ReadId, Time};
 use crate::timers::Timer;
 
-/// Bits of a request id that count requests; the boot counter is above them, so that an id is
-/// not used again after a restart.
+/// Bits of a request id that count requests, from a start that each boot draws anew.
 const REQUEST_ID_BITS: u32 = 40;
 
 /// Who waits for a read.
@@ -66,7 +65,9 @@ impl Reads {
             last_request: if is_planted(Mutant::RequestIdsRestart) {
                 0
             } else {
-                boot.counter << REQUEST_ID_BITS
+                // By the counter alone, a wiped node would use those of its earlier life again, and
+                // answers to that may still be on their way.
+                boot.nonce.wrapping_add(boot.counter << REQUEST_ID_BITS)
             },
         }
     }
@@ -279,8 +280,8 @@ impl RaftCore {
         if self.reads.under_way.is_some() || self.reads.gathering.is_empty() {
             return;
         }
-        self.reads.last_request += 1;
-        let id = self.reads.last_request;
+        let id = self.reads.last_request.wrapping_add(1);
+        self.reads.last_request = id;
         self.reads.under_way = Some(Batch {
             waiting: Waiting::Answer {
                 request: id,

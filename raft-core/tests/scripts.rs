@@ -562,13 +562,7 @@ impl Script {
     fn wipe(&mut self, args: &mut Args<'_>) -> Outcome<()> {
         let id = args.node()?;
         let cluster = self.cluster()?;
-        let node = cluster.node(id.0);
-        node.disk.entries.clear();
-        node.disk.snapshot = None;
-        node.disk.first_index = 1;
-        node.disk.hard_state = HardState::default();
-        cluster.invariants.node_wiped(id);
-        cluster.restart(id.0);
+        cluster.wipe(id.0);
         self.gather()
     }
 

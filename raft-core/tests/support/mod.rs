@@ -54,9 +54,15 @@ pub fn membership_of(ids: &[u64]) -> Membership {
 }
 
 pub fn boot(counter: u64) -> Boot {
+    boot_of_life(1, counter)
+}
+
+/// The boots of one life of a data directory; one that was wiped counts from 1 again. Nonces are
+/// chosen so that ids of requests are readable in scripts.
+pub fn boot_of_life(life: u64, counter: u64) -> Boot {
     Boot {
         counter,
-        nonce: counter,
+        nonce: ((life - 1) << 20) + counter,
     }
 }
 
@@ -264,6 +270,15 @@ impl Cluster {
     pub fn restart(&mut self, id: u64) {
         let now = self.now;
         self.node(id).restart(now);
+        self.invariants.node_restarted(NodeId(id));
+        self.collect(NodeId(id));
+    }
+
+    /// Starts a node with an empty data directory.
+    pub fn wipe(&mut self, id: u64) {
+        let now = self.now;
+        self.invariants.node_wiped(NodeId(id));
+        self.node(id).wipe(now);
         self.invariants.node_restarted(NodeId(id));
         self.collect(NodeId(id));
     }

@@ -8,11 +8,11 @@ use raft_core::{
     PersistId, ProposeError, RaftCore, Recovered, SnapshotContent, Time, Transmit, UnsentReason,
 };
 use raft_proto::{
-    Entry, EntryKind, HardState, LogIndex, LogPosition, Membership, Message, NodeId,
+    Boot, Entry, EntryKind, HardState, LogIndex, LogPosition, Membership, Message, NodeId,
     SnapshotDescription, Term, TermRun,
 };
 
-use super::{Envelope, boot, filled, story};
+use super::{Envelope, boot_of_life, filled, story};
 
 /// What survives a crash.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub struct Node {
     /// What the node did since last asked, in words.
     pub story: Vec<String>,
     pub boots: u64,
+    /// Lives of its data directory, which ends when it is wiped.
+    life: u64,
     /// A snapshot that the core was offered and the driver has not fetched.
     pub offered: Option<SnapshotDescription>,
     /// Content of snapshots fetched, by the last index that they cover.
@@ -68,8 +70,8 @@ pub fn first_entry(membership: &Membership) -> Entry {
 }
 
 /// What a log recovers from these entries.
-pub fn recovered_from(disk: &Disk, boots: u64) -> Recovered {
-    let mut recovered = Recovered::empty(boot(boots));
+pub fn recovered_from(disk: &Disk, boot: Boot) -> Recovered {
+    let mut recovered = Recovered::empty(boot);
     recovered.hard_state = disk.hard_state;
     recovered.first_index = LogIndex(disk.first_index);
     recovered.snapshot_content = disk.snapshot_content;
@@ -138,6 +140,7 @@ impl Node {
             events: Vec::new(),
             story: Vec::new(),
             boots: 1,
+            life: 1,
             offered: None,
             fetched: BTreeMap::new(),
             buffer: EntryBuffer::new(u64::MAX),
@@ -417,6 +420,17 @@ impl Node {
         self.writes.clear();
     }
 
+    /// Starts with an empty data directory, as one that is about to join.
+    pub fn wipe(&mut self, now: Time) {
+        self.disk.entries.clear();
+        self.disk.snapshot = None;
+        self.disk.first_index = 1;
+        self.disk.hard_state = HardState::default();
+        self.life += 1;
+        self.boots = 0;
+        self.restart(now);
+    }
+
     /// Restarts with a log whose end is unknown.
     pub fn restart_uncounted(&mut self, now: Time) {
         self.disk.counted = false;
@@ -426,7 +440,7 @@ impl Node {
     pub fn restart(&mut self, now: Time) {
         self.crash(0);
         self.boots += 1;
-        let recovered = recovered_from(&self.disk, self.boots);
+        let recovered = recovered_from(&self.disk, boot_of_life(self.life, self.boots));
         self.core = RaftCore::new(self.config.clone(), recovered, now).unwrap();
         self.log = self.disk.entries.clone();
         self.applied.clear();

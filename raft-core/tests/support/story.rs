@@ -215,7 +215,10 @@ fn positions(positions: &[LogPosition]) -> String {
 
 /// Boot and number of a read request.
 fn request(id: u64) -> String {
-    format!("{}.{}", id >> 40, id & ((1 << 40) - 1))
+    // The nonce of a first life is the boot's number; see `boot_of_life`.
+    let boot = id >> 40;
+    let count = id - (boot << 40) - boot;
+    format!("{boot}.{count}")
 }
 
 fn granted(granted: bool) -> &'static str {

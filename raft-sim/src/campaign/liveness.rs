@@ -30,6 +30,8 @@ use crate::random::{Random, Stream};
 const ELECTION_TIMEOUTS: u64 = 50;
 /// How long a leader must stay to count as stable, in milliseconds.
 pub(super) const STABLE_MS: u64 = 2_000;
+/// How many times that a leader with frozen faults may take to get anywhere at all.
+const ADVANCE_LOOKS: u32 = 5;
 /// How often a request is repeated that was refused, in milliseconds.
 pub(super) const RETRY_MS: u64 = 100;
 /// How often something is written while no leader is stable, in milliseconds.
@@ -231,7 +233,7 @@ fn recover(
     let leader = stable_leader(cluster, core, workload, end)?;
     let write = match write_at(cluster, core, workload, end) {
         // Much may wait before it, and frozen faults slow this leader down.
-        Err(_) if !core.contains(&leader) && goes_on(cluster) => return Ok(()),
+        Err(_) if !core.contains(&leader) && advances(cluster, core, leader) => return Ok(()),
         written => written?,
     };
     if !core.contains(&leader) {
@@ -284,6 +286,27 @@ pub(super) fn goes_on(cluster: &mut Cluster) -> bool {
     let before = cluster.committed();
     cluster.run_for_ms(STABLE_MS);
     cluster.committed() > before
+}
+
+/// Whether, before long, something is committed or a copy of the leader's log grows: a leader commits
+/// nothing until a quorum has what was there before its term.
+fn advances(cluster: &mut Cluster, core: &BTreeSet<NodeId>, leader: NodeId) -> bool {
+    let copies = |cluster: &Cluster| {
+        let leading = cluster.core(leader)?;
+        let peers = leading.peers().filter(|peer| core.contains(&peer.id));
+        let held: Vec<_> = peers.map(|peer| (peer.id, peer.match_index)).collect();
+        Some((leading.term(), held))
+    };
+    let before = copies(cluster);
+    (0..ADVANCE_LOOKS).any(|_| {
+        let is_committing = goes_on(cluster);
+        let now = copies(cluster);
+        let grows = before.as_ref().zip(now).is_some_and(|(before, now)| {
+            let pairs = before.1.iter().zip(&now.1);
+            before.0 == now.0 && pairs.into_iter().any(|(a, b)| a.0 == b.0 && a.1 < b.1)
+        });
+        is_committing || grows
+    })
 }
 
 /// Those that are not repaired.
