@@ -191,9 +191,9 @@ impl<'a> Contest<'a> {
 pub fn print_head(group: &str, unit: &str) {
     println!("\n## {group}\n");
     println!(
-        "| shape | who | {unit}/s | lowest to highest | processor µs per {unit} | ours / it |"
+        "| shape | who | {unit}/s | lowest to highest | median repetition, µs | processor µs per {unit} | ours / it: rate | processor |"
     );
-    println!("| --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
 }
 
 /// A rate with four digits or so.

@@ -9,6 +9,7 @@
 
 mod bare;
 mod group;
+mod namespaces;
 mod ours;
 
 use std::path::PathBuf;
@@ -46,9 +47,7 @@ fn main() {
     if options.wants(&title) {
         bulk(&title, &identity, &options);
     }
-    if options.wants("raft group") {
-        group::run(&options);
-    }
+    group::run(&options);
 }
 
 fn runtime() -> Runtime {

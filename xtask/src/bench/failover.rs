@@ -1,9 +1,11 @@
-//! How long writes pause when the leader is killed: the longest put of one client that writes
-//! without a break, from before the SIGKILL until long after.
+//! How long writes pause when the leader goes: the longest put of one client that writes without a
+//! break, from before until long after.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::NODES;
+use super::table::median;
 use crate::demo::cluster::Cluster;
 use crate::demo::load::BenchRun;
 use crate::demo::tool::Tool;
@@ -11,41 +13,84 @@ use crate::demo::{await_equal_hashes, await_leader};
 
 /// Puts of one trial: a few seconds' worth at a few hundred to two thousand a second.
 const PUTS: u64 = 6_000;
-/// How long the load runs before the leader is killed.
-const BEFORE_THE_KILL: Duration = Duration::from_millis(700);
+/// How long the load runs before the leader goes.
+const BEFORE: Duration = Duration::from_millis(700);
 
-/// Kills the leader so many times; returns the pauses, in milliseconds.
-pub(super) fn measure(
-    tool: &Tool,
-    servers: &mut Cluster,
-    trials: usize,
-) -> Result<Vec<f64>, String> {
-    let mut pauses = Vec::new();
-    for trial in 1..=trials {
-        let (_, leader) = await_leader(tool, servers, None)?;
-        eprintln!("failover {trial}: killing n{leader}");
-        let mut run = BenchRun::start(tool, &super::shape("put", 1, 1), PUTS)?;
-        let started = Instant::now();
-        while started.elapsed() < BEFORE_THE_KILL {
-            run.must_still_run("the load ended before the leader was killed")?;
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        servers.kill(leader)?;
-        let result = run.finish()?;
-        pauses.push(result.max_us / 1e3);
-        servers.restart(leader)?;
-        await_equal_hashes(tool, servers)?;
-    }
-    Ok(pauses)
+/// How a leader goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// It stays: the longest put of a load that nothing disturbs.
+    Stays,
+    /// `raft-kv transfer`.
+    Transfer,
+    /// SIGTERM.
+    Stop,
+    /// SIGKILL.
+    Kill,
 }
 
-/// Prints the pauses.
-pub(super) fn print(pauses: &[f64], median: f64) {
+impl Way {
+    const ALL: [Self; 4] = [Self::Stays, Self::Transfer, Self::Stop, Self::Kill];
+
+    fn happen(self, tool: &Tool, servers: &mut Cluster, leader: u64) -> Result<(), String> {
+        match self {
+            Self::Stays => Ok(()),
+            Self::Transfer => {
+                let other = servers.running().into_iter().find(|id| *id != leader);
+                tool.transfer_leadership(other.ok_or("there is nobody else to lead")?)
+            }
+            Self::Stop => servers.retire(leader),
+            Self::Kill => servers.kill(leader),
+        }
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stays => "none",
+            Self::Transfer => "transfer of leadership",
+            Self::Stop => "orderly shutdown of the leader (SIGTERM)",
+            Self::Kill => "SIGKILL of the leader",
+        })
+    }
+}
+
+/// Lets the leader go so many times in each way, in turn, and prints the pauses.
+pub(super) fn run(tool: &Tool, servers: &mut Cluster, trials: usize) -> Result<(), String> {
+    let mut pauses = Way::ALL.map(|way| (way, Vec::new()));
+    for trial in 1..=trials {
+        for (way, pauses) in &mut pauses {
+            eprintln!("trial {trial}: {way}");
+            pauses.push(pause(tool, servers, *way)?);
+        }
+    }
     println!();
-    println!(
-        "SIGKILL of the leader of {NODES} nodes to the next accepted write, {} trials: median {median:.0} ms",
-        pauses.len()
-    );
-    let all: Vec<String> = pauses.iter().map(|pause| format!("{pause:.0}")).collect();
-    println!("all, in ms: {}", all.join(", "));
+    println!("Longest put of one client, {NODES} nodes, {trials} trials:");
+    println!();
+    println!("| disturbance | median, ms | all, ms |");
+    println!("| --- | --- | --- |");
+    for (way, pauses) in &pauses {
+        let all: Vec<_> = pauses.iter().map(|pause| format!("{pause:.0}")).collect();
+        println!("| {way} | {:.0} | {} |", median(pauses), all.join(", "));
+    }
+    Ok(())
+}
+
+/// The longest put of a trial, in milliseconds.
+fn pause(tool: &Tool, servers: &mut Cluster, way: Way) -> Result<f64, String> {
+    let (_, leader) = await_leader(tool, servers, None)?;
+    let mut run = BenchRun::start(tool, &super::shape("put", 1, 1), PUTS)?;
+    let started = Instant::now();
+    while started.elapsed() < BEFORE {
+        run.must_still_run("the load ended before the leader went")?;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    way.happen(tool, servers, leader)?;
+    let result = run.finish()?;
+    if !servers.running().contains(&leader) {
+        servers.restart(leader)?;
+    }
+    await_equal_hashes(tool, servers)?;
+    Ok(result.max_us / 1e3)
 }

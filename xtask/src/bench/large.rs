@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::VALUE_BYTES;
-use super::system::processor_seconds;
+use super::system::{memory_kb, processor_seconds};
 use super::table::median;
 use crate::demo::await_leader;
 use crate::demo::cluster::{Cluster, data_directory, free_ports};
@@ -106,18 +106,12 @@ fn shape(keys: u64, order: Keys, (clients, connections): (u64, u64)) -> Shape {
 /// Prints what each server has in memory.
 fn memory(servers: &Cluster) -> Result<(), String> {
     for id in servers.process_ids() {
-        let path = format!("/proc/{id}/status");
-        let status = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
-        let kilobytes = |name: &str| {
-            let line = status.lines().find(|line| line.starts_with(name));
-            let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
-            number.ok_or(format!("{path} has no {name}"))
-        };
+        let megabytes = |name: &str| memory_kb(id, name).map(|kb| kb / 1e3);
         say(&format!(
             "memory of process {id}: {:.0} MB anonymous, {:.0} MB resident, {:.0} MB resident at most",
-            kilobytes("RssAnon")? / 1e3,
-            kilobytes("VmRSS")? / 1e3,
-            kilobytes("VmHWM")? / 1e3,
+            megabytes("RssAnon")?,
+            megabytes("VmRSS")?,
+            megabytes("VmHWM")?,
         ));
     }
     Ok(())

@@ -5,6 +5,8 @@ mod against;
 mod etcd;
 mod failover;
 mod floor;
+mod followers;
+mod growth;
 mod large;
 mod plot;
 mod system;
@@ -17,7 +19,6 @@ use crate::demo::load::{Bar, Keys, Shape};
 use crate::demo::tool::Tool;
 use crate::demo::{await_leader, build};
 use system::{Ours, measure};
-use table::median;
 
 /// How many nodes the cluster has.
 const NODES: u64 = 3;
@@ -35,13 +36,24 @@ pub(crate) enum Peer {
     Etcd,
 }
 
+/// What is measured of ours alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Puts and gets at full speed.
+    Rates,
+    /// How long puts pause when the leader goes.
+    Failover,
+    /// What a bad follower does to puts.
+    Followers,
+}
+
 /// What can be chosen.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Rounds; each measures everything once, and medians are printed
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Times that the leader is killed
+    /// Times that the leader is killed, stopped and deposed
     #[arg(long, default_value_t = 10)]
     failovers: usize,
     /// Seconds that one measurement takes, about
@@ -50,11 +62,18 @@ pub(crate) struct Options {
     /// Measures a store of so many keys instead: memory, restart, snapshots under load, catching up
     #[arg(long, value_name = "N")]
     keys: Option<u64>,
+    /// Measures what a put costs as keys grow tenfold up to N instead, and with more nodes
+    #[arg(long, value_name = "N", conflicts_with = "keys")]
+    growth: Option<u64>,
     /// Measures another system and a bare floor in turn with ours
-    #[arg(long, value_enum, conflicts_with = "keys")]
+    #[arg(long, value_enum, conflicts_with_all = ["keys", "growth", "only"])]
     against: Option<Peer>,
-    /// Writes what was measured against another system into docs/BENCHMARKS.md and docs/img
-    #[arg(long, requires = "against")]
+    /// Measures only this part of what is measured without other options
+    #[arg(long, value_enum, conflicts_with_all = ["keys", "growth"])]
+    only: Option<Part>,
+    /// Writes what was measured against another system into docs/BENCHMARKS.md, and plots into
+    /// docs/img
+    #[arg(long)]
     publish: bool,
 }
 
@@ -63,6 +82,9 @@ pub(crate) struct Options {
 /// # Errors
 /// Whatever is wrong with the cluster or the load.
 pub(crate) fn run(options: &Options) -> Result<(), String> {
+    if options.publish && options.against.is_none() && options.growth.is_none() {
+        return Err("--publish goes with --against or --growth".to_string());
+    }
     let binary = build()?;
     let directory = tempfile::Builder::new()
         .prefix("raft-kv-bench-")
@@ -76,6 +98,15 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
         };
         return large::run(&binary, directory.path(), &plan);
     }
+    if let Some(keys) = options.growth {
+        let plan = growth::Plan {
+            keys,
+            rounds: options.rounds,
+            seconds: options.seconds,
+            publish: options.publish,
+        };
+        return growth::run(&binary, directory.path(), &plan);
+    }
     let ports = cluster::free_ports(NODES)?;
     let tool = Tool::new(&binary, &directory.path().join("tls"), &ports);
     tool.make_certificates(NODES)?;
@@ -88,8 +119,22 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
     servers.stop()
 }
 
-/// Our servers alone: the tables, and failover.
+/// Our servers alone.
 fn alone(options: &Options, tool: &Tool, servers: &mut Cluster) -> Result<(), String> {
+    let is_due = |part| options.only.is_none_or(|only| only == part);
+    if is_due(Part::Rates) {
+        rates(options, tool, servers)?;
+    }
+    if is_due(Part::Failover) {
+        failover::run(tool, servers, options.failovers)?;
+    }
+    if is_due(Part::Followers) {
+        followers::run(tool, servers, options.rounds, options.seconds)?;
+    }
+    Ok(())
+}
+
+fn rates(options: &Options, tool: &Tool, servers: &Cluster) -> Result<(), String> {
     let kinds = ["put", "get"];
     let mut measured = vec![Vec::new(); kinds.len() * CLIENTS.len()];
     for round in 1..=options.rounds {
@@ -110,8 +155,6 @@ fn alone(options: &Options, tool: &Tool, servers: &mut Cluster) -> Result<(), St
             &measured[at * CLIENTS.len()..][..CLIENTS.len()],
         );
     }
-    let pauses = failover::measure(tool, servers, options.failovers)?;
-    failover::print(&pauses, median(&pauses));
     Ok(())
 }
 

@@ -72,6 +72,15 @@ pub(super) fn measure(system: &dyn System, shape: &Shape, seconds: f64) -> Resul
     })
 }
 
+/// A figure of /proc/PID/status, in kB.
+pub(super) fn memory_kb(process: u32, name: &str) -> Result<f64, String> {
+    let path = format!("/proc/{process}/status");
+    let status = fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+    let line = status.lines().find(|line| line.starts_with(name));
+    let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    number.ok_or(format!("{path} has no {name}"))
+}
+
 /// Processor time of all these processes since they started: user and system, all threads.
 pub(super) fn processor_seconds(processes: &[u32]) -> Result<f64, String> {
     let mut ticks = 0.0;

@@ -197,6 +197,25 @@ impl Cluster {
         self.node(id)?.start()
     }
 
+    /// Starts a dead node under another program, a tracer.
+    pub(crate) fn restart_under(&mut self, id: u64, tracer: &[&str]) -> Result<(), String> {
+        let node = self.node(id)?;
+        let mut command = Command::new(tracer[0]);
+        command
+            .args(&tracer[1..])
+            .arg(node.command.get_program())
+            .args(node.command.get_args());
+        node.start_by(Some(command))
+    }
+
+    /// Ends a node that runs under a tracer by SIGKILL, and waits for the tracer.
+    pub(crate) fn kill_traced(&mut self, id: u64) -> Result<(), String> {
+        match self.node(id)?.process.take() {
+            Some(process) => process.kill_child(STOP_PATIENCE),
+            None => Err(format!("n{id} is dead already")),
+        }
+    }
+
     /// Stops every node by SIGTERM.
     pub(crate) fn stop(&mut self) -> Result<(), String> {
         for node in &mut self.nodes {
@@ -216,12 +235,19 @@ impl Cluster {
 
 impl Node {
     fn start(&mut self) -> Result<(), String> {
+        self.start_by(None)
+    }
+
+    /// Starts it by its own command, or by another one.
+    fn start_by(&mut self, other: Option<Command>) -> Result<(), String> {
         let log = File::options().create(true).append(true).open(&self.log);
         let logs = log.and_then(|log| Ok((log.try_clone()?, log)));
         let (out, err) = logs.map_err(|error| format!("{}: {error}", self.log.display()))?;
-        self.command.stdin(Stdio::null()).stdout(out).stderr(err);
+        let mut other = other;
+        let command = other.as_mut().unwrap_or(&mut self.command);
+        command.stdin(Stdio::null()).stdout(out).stderr(err);
         let name = format!("server n{}", self.id);
-        self.process = Some(Process::start(&name, &mut self.command)?);
+        self.process = Some(Process::start(&name, command)?);
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Child processes that are always ended by whoever started them, and calls with a deadline.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
@@ -58,6 +59,22 @@ impl Process {
             status if status.success() => Ok(()),
             status => Err(format!("{} stopped with {status}", self.name)),
         }
+    }
+
+    /// Ends its only child by SIGKILL, and waits until it ends for that reason.
+    pub(crate) fn kill_child(mut self, patience: Duration) -> Result<(), String> {
+        let id = self.child.id();
+        let path = format!("/proc/{id}/task/{id}/children");
+        let children = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+        let child = children.split_whitespace().next();
+        let child = child.and_then(|child| child.parse().ok());
+        let Some(pid) = child.and_then(rustix::process::Pid::from_raw) else {
+            return Err(format!("{} has no child: {children:?}", self.name));
+        };
+        // Its parent runs and has not waited for it, so the id is still its own.
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL)
+            .map_err(|error| format!("cannot kill what {} runs: {error}", self.name))?;
+        self.wait(patience).map(drop)
     }
 
     fn wait(&mut self, patience: Duration) -> Result<ExitStatus, String> {

@@ -133,6 +133,11 @@ impl Tool {
         succeed("raft-kv member remove", &mut command, Vec::new()).map(drop)
     }
 
+    pub(crate) fn transfer_leadership(&self, to: u64) -> Result<(), String> {
+        let mut command = self.client(&["transfer", &to.to_string()]);
+        succeed("raft-kv transfer", &mut command, Vec::new()).map(drop)
+    }
+
     /// Every member's id and role.
     pub(crate) fn members(&self) -> Result<Vec<(u64, String)>, String> {
         let name = "raft-kv member list";
