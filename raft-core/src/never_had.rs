@@ -1,7 +1,7 @@
 //! What nobody has: when the end of a log whose content is lost may be dropped, because it was never
 //! committed and never will be (D6).
 
-use raft_proto::{LogIndex, NodeId, Term};
+use raft_proto::{LogIndex, Membership, NodeId, Term};
 
 use crate::core::RaftCore;
 use crate::output::{IndexRange, RepairNews};
@@ -27,7 +27,9 @@ impl RaftCore {
     /// later than the last term of this log* has not acknowledged it to any leader to whom this
     /// node may have, and never will: acknowledgements are of the term in which they are given, and
     /// this node has none for the entry of a term later than its log's last one. What a later leader
-    /// does with the entry, it does without this node's old word. See `docs/DECISIONS.md`, "Repair".
+    /// does with the entry, it does without this node's old word. A voter whose directory was cleared
+    /// since is another one under the same id, whose word counts only for configurations that name
+    /// it. See `docs/DECISIONS.md`, "Repair".
     pub(crate) fn drop_what_nobody_has(&mut self) -> bool {
         let last_term = self.log.last().term;
         let denials: Vec<(NodeId, LogIndex)> = (self.repair.denials.iter())
@@ -60,9 +62,15 @@ impl RaftCore {
         };
         let voters = &membership.voters;
         let quorum = MajorityConfig::new(voters.iter().copied()).quorum();
+        let life_of = |id: &NodeId, at: &Membership| at.members.get(id)?.incarnation;
+        let current = self.members.current();
+        let is_same_life = |id: &NodeId| {
+            let life = life_of(id, membership);
+            life.is_none() || life == life_of(id, current)
+        };
         let lacking = denials
             .iter()
-            .filter(|(id, from)| voters.contains(id) && *from <= index)
+            .filter(|(id, from)| voters.contains(id) && *from <= index && is_same_life(id))
             .count();
         lacking > voters.len() - quorum
     }

@@ -2,13 +2,13 @@
 //! message. A life is one incarnation of a node's data directory.
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
-use raft_core::{Config, PersistId, RaftCore, Recovered, Role, Time};
+use raft_core::{Config, IndexRange, PersistId, RaftCore, Recovered, Role, Time};
 use raft_node::driver::{ChangeWaiter, Driver, DriverLimits, Input, Output};
 use raft_node::{ChangeSafety, MembershipChange};
 use raft_proto::{
-    AppendOutcome, AppendResponse, Boot, Heartbeat, HeartbeatResponse, HelloResponse, Incarnation,
-    LogIndex, Member, Membership, Message, NodeId, PreVoteResponse, Promotion, Refusal, Term,
-    VoteResponse,
+    AppendOutcome, AppendResponse, Boot, FetchEntriesResponse, HardState, Heartbeat,
+    HeartbeatResponse, HelloResponse, Incarnation, LogIndex, LogPosition, Member, Membership,
+    Message, NodeId, PreVoteResponse, Promotion, Refusal, Term, TermRun, VoteResponse,
 };
 
 /// Node 1, whose disk and peers are the test.
@@ -45,6 +45,10 @@ impl Node {
 
     fn of(own: Incarnation, membership: Membership) -> Self {
         let recovered = Recovered::bootstrap(membership.clone(), Boot::default()).unwrap();
+        Self::recovered(own, membership, recovered)
+    }
+
+    fn recovered(own: Incarnation, membership: Membership, recovered: Recovered) -> Self {
         let config = Config {
             incarnation: Some(own),
             ..Config::new(NodeId(1))
@@ -179,13 +183,82 @@ fn votes_of_a_life_that_the_membership_does_not_name_count_for_nothing() {
     node.hear(2, PreVoteResponse { term, granted });
     assert_eq!(node.role(), Role::PreCandidate, "a wiped node answered");
     node.hear(3, PreVoteResponse { term, granted });
+    assert_eq!(node.role(), Role::PreCandidate, "nobody knows who that is");
+    node.connect(3, life(30));
+    node.hear(3, PreVoteResponse { term, granted });
     assert_eq!(node.role(), Role::Candidate);
     node.sync();
     node.hear(2, VoteResponse { term, granted });
     assert_eq!(node.role(), Role::Candidate, "a wiped node voted");
-    node.connect(2, life(20));
+    node.give(Input::PeerDown { peer: NodeId(2) });
     node.hear(2, VoteResponse { term, granted });
-    assert_eq!(node.role(), Role::Leader);
+    assert_eq!(node.role(), Role::Candidate, "late, it counts as little");
+    node.connect(2, life(20));
+    node.give(Input::PeerDown { peer: NodeId(2) });
+    node.hear(2, VoteResponse { term, granted });
+    assert_eq!(node.role(), Role::Leader, "a late vote is a vote");
+}
+
+/// Nodes 1 to 4 had the missing entry 3 in force with node 2 in its life 20, which entry 5 replaces by
+/// its life 21. Two denials say that entry 3 was never committed: of lives that entry 1 names.
+#[test]
+fn what_another_life_never_had_its_former_one_may_have_acknowledged() {
+    let first = Membership::of_voters((1..=4).map(|id| member(id, Some(life(id * 10)))));
+    let without = Membership::of_voters([1, 3, 4].map(|id| member(id, Some(life(id * 10)))));
+    let mut replaced = without.clone();
+    replaced.members.extend([member(2, Some(life(21)))]);
+    replaced.learners.insert(NodeId(2), Promotion::Manual);
+    let changes = [(1, &first), (4, &without), (5, &replaced)];
+    let hole = IndexRange {
+        first: LogIndex(3),
+        last: LogIndex(3),
+    };
+    let recovered = Recovered {
+        hard_state: HardState {
+            term: Term(1),
+            vote: None,
+        },
+        last: LogPosition {
+            index: LogIndex(5),
+            term: Term(1),
+        },
+        term_runs: vec![TermRun {
+            first: LogIndex(1),
+            term: Term(1),
+        }],
+        entry_sizes: vec![100; 5],
+        memberships: changes
+            .map(|(index, membership)| (LogIndex(index), membership.clone()))
+            .to_vec(),
+        missing: vec![hole],
+        ..Recovered::empty(Boot::default())
+    };
+    let mut node = Node::recovered(life(10), replaced, recovered);
+    let denial = || FetchEntriesResponse {
+        term: Term(2),
+        entries: Vec::new(),
+        never_had: vec![LogPosition {
+            index: LogIndex(3),
+            term: Term(1),
+        }],
+        unavailable: Vec::new(),
+    };
+    let misses = |node: &Node| node.driver.core().missing().any(|range| range == hole);
+    node.connect(2, life(21));
+    node.connect(3, life(30));
+    node.connect(4, life(41));
+    node.hear(2, denial());
+    node.hear(3, denial());
+    assert!(misses(&node), "node 2 is another one now");
+    node.hear(4, denial());
+    assert!(
+        misses(&node),
+        "the membership does not name this life of node 4"
+    );
+    node.connect(4, life(40));
+    node.hear(4, denial());
+    assert!(!misses(&node), "two voters never had it");
+    assert_eq!(node.driver.core().last_position().index, LogIndex(2));
 }
 
 #[test]

@@ -285,6 +285,9 @@ impl Driver {
         let Some(message) = self.take_bulk(now, from, message) else {
             return;
         };
+        // Content is taken from anybody.
+        let is_fetched = matches!(message, Message::FetchEntriesResponse(_));
+        let uncounted = uncounted || (is_fetched && !self.is_named_life(from));
         if let Message::ComparisonReport(report) = message {
             return self.take_comparison_report(now, from, report);
         }

@@ -7,7 +7,8 @@
 //! of a process that was killed before its directory was cleared. Until then the node counts for nothing (the core promotes nobody unbound). Should two
 //! lives be there, one is bound and the other is refused from then on, at the door by
 //! [`crate::admission`] and here: a connection that was admitted earlier stays open, so answers
-//! from a life that the membership does not name are dropped. Requests are not. Whoever sends one
+//! from a life that the membership does not name are dropped, and what it says that it never had does
+//! not count: the life that is named may have acknowledged it. Requests are not dropped. Whoever sends one
 //! was elected, or asks to be, by a log that names it, and a node that is far behind must be able
 //! to hear it.
 //!
@@ -143,12 +144,13 @@ impl Driver {
         !is_counted(message) || self.is_named_life(from)
     }
 
-    /// Whether the membership means the life of the peer that is connected.
-    fn is_named_life(&self, peer: NodeId) -> bool {
+    /// Whether the membership means the life of the peer that is connected, or was last: what it
+    /// sent may come late. Of a peer that never was connected nobody knows which life it is.
+    pub(super) fn is_named_life(&self, peer: NodeId) -> bool {
         let member = self.core.membership().members.get(&peer);
         let bound = member.and_then(|member| member.incarnation);
-        let life = self.peers.connected.get(&peer);
-        bound.is_none_or(|bound| life.is_none_or(|life| *life == bound))
+        let life = self.peers.last.get(&peer);
+        bound.is_none_or(|bound| life == Some(&bound))
     }
 
     /// What a leader does about connected nodes. Called before each flush, so what is refused now

@@ -50,6 +50,12 @@ impl SafetyChecker {
         is_joint_quorum(membership, &holders)
     }
 
+    /// Whether an entry is known to be committed.
+    #[must_use]
+    pub fn is_committed(&self, position: LogPosition) -> bool {
+        self.facts.committed_term(position.index) == Some(position.term)
+    }
+
     /// A node's durable term and vote.
     #[must_use]
     pub fn hard_state(&self, node: NodeId) -> HardState {
@@ -141,7 +147,9 @@ mod tests {
         world.checker.wiped(NodeId(2));
         let checker = &world.checker;
         assert!(!checker.is_held_without(NodeId(1), position, &membership));
+        assert!(!checker.is_committed(position));
         world.observe(1, Role::Leader, 2, 2, &[1, 2]).unwrap();
+        assert!(world.checker.is_committed(position));
         assert!(!world.checker.holds_all(NodeId(2)));
         assert_eq!(world.checker.hard_state(NodeId(2)).term, Term::ZERO);
     }

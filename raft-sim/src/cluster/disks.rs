@@ -152,7 +152,8 @@ impl Cluster {
     }
 
     /// Loses the batch that was just synced, if that was ordered and breaks no promise of the whole
-    /// cluster: votes stay, and a quorum without this node holds its entries.
+    /// cluster: votes stay, its entries are committed, so that no later membership counts this copy
+    /// for that, and a quorum without this node holds them.
     pub(super) fn lose_write(&mut self, id: ProcessId, changes: &[LogChange], before: HardState) {
         let node = id.node;
         let wanted = (self.nodes.get(&node)).is_some_and(|entry| entry.trouble.loses_write);
@@ -169,7 +170,9 @@ impl Cluster {
             return;
         };
         let mut positions = entries.iter().map(Entry::position);
-        let is_held = |at| self.checker.is_held_without(node, at, &membership);
+        let is_held = |at| {
+            self.checker.is_committed(at) && self.checker.is_held_without(node, at, &membership)
+        };
         if !positions.all(is_held) || self.is_old_copy(node) {
             return;
         }
