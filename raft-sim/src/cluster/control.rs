@@ -387,6 +387,20 @@ impl Cluster {
                 return self.agenda.schedule(at, Event::PeerNotice(notice));
             }
         };
+        self.tell_of_peer(observer, peer, version);
+        if let Some(met) = notice.met {
+            // One handshake connects both ends, and each knows before the other's first message.
+            let other = self.connections.0.get_mut(&(met.node, observer.node));
+            let other = other.filter(|other| other.told != other.wanted);
+            let waits = other.filter(|other| other.wanted.is_some_and(|(one, ..)| one == observer));
+            if let Some(other) = waits {
+                other.generation += 1;
+                self.tell_of_peer(met, observer.node, version);
+            }
+        }
+    }
+
+    fn tell_of_peer(&mut self, observer: ProcessId, peer: NodeId, version: ProtocolVersion) {
         let Some(connection) = self.connections.0.get_mut(&(observer.node, peer)) else {
             return;
         };
