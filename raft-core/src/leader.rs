@@ -316,7 +316,7 @@ impl RaftCore {
         if self.log.last_index() == self.commit_index && self.disk == Disk::Working {
             self.has_committed();
         }
-        if self.hides_a_quorum() {
+        if self.hides_a_quorum() && !is_planted(Mutant::NoCheckQuorum) {
             return self.make_way();
         }
         self.broadcast_heartbeats();
