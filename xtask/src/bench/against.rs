@@ -9,7 +9,7 @@ use super::etcd::{self, Etcd};
 use super::floor::Floor;
 use super::plot::{Line, Plot};
 use super::system::{Ours, System, measure};
-use super::table::{Row, median};
+use super::table::{Row, median_of, ratio};
 use super::{CLIENTS, KEYS, Options, shape};
 use crate::binaries::{Profile, build_all};
 use crate::demo::cluster::Cluster;
@@ -27,8 +27,6 @@ const LARGE_VALUES: [(u64, u64, u64, u64); 2] = [(16 << 10, 64, 1, 1_000), (1 <<
 const PAGE: &str = "docs/BENCHMARKS.md";
 const BEGIN: &str = "<!-- written by cargo xtask bench --against etcd --publish: begin -->";
 const END: &str = "<!-- end -->";
-/// Where the plots are.
-const IMAGES: &str = "docs/img";
 
 /// A line of the tables: what is measured.
 struct Scene {
@@ -212,16 +210,6 @@ fn open_loop(
     Ok(results)
 }
 
-fn median_of(rows: &[Row], figure: fn(&Row) -> f64) -> f64 {
-    median(&rows.iter().map(figure).collect::<Vec<_>>())
-}
-
-/// The median over the rounds of one figure of ours divided by the same of theirs.
-fn ratio(ours: &[Row], theirs: &[Row], figure: fn(&Row) -> f64) -> f64 {
-    let ratios = ours.iter().zip(theirs).map(|(a, b)| figure(a) / figure(b));
-    median(&ratios.collect::<Vec<_>>())
-}
-
 /// The report in Markdown.
 fn report(
     options: &Options,
@@ -322,8 +310,6 @@ fn replaced(page: &str, report: &str) -> Option<String> {
 
 /// Rates and 99th percentiles over the number of clients.
 fn plots(scenes: &[Scene], found: &[Found]) -> Result<(), String> {
-    let directory = workspace::root().join(IMAGES);
-    fs::create_dir_all(&directory).map_err(|e| format!("{IMAGES}: {e}"))?;
     for kind in ["put", "get"] {
         for (what, unit, figure) in [
             (
@@ -338,9 +324,7 @@ fn plots(scenes: &[Scene], found: &[Found]) -> Result<(), String> {
                 across: "clients".to_string(),
                 lines: lines_of(kind, scenes, found, figure),
             };
-            let name = format!("{kind}-{what}.svg");
-            let written = fs::write(directory.join(&name), plot.to_svg());
-            written.map_err(|e| format!("{IMAGES}/{name}: {e}"))?;
+            plot.write(&format!("{kind}-{what}.svg"))?;
         }
     }
     Ok(())

@@ -3,17 +3,16 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use super::plot::{Line, Plot};
+use super::restart::restart_follower;
 use super::system::{Ours, measure};
-use super::table::{Row, median};
+use super::table::{Row, median_of, ratio};
 use super::{CLIENTS, NODES, VALUE_BYTES};
 use crate::demo::await_leader;
 use crate::demo::cluster::{Cluster, free_ports};
 use crate::demo::load::{Bar, BenchRun, Keys, Shape};
 use crate::demo::tool::Tool;
-use crate::workspace;
 
 /// Keys of the smallest store, and of the one that stays small.
 const FEWEST_KEYS: u64 = 10_000;
@@ -21,10 +20,6 @@ const FEWEST_KEYS: u64 = 10_000;
 const STEP: u64 = 10;
 /// Sizes of clusters.
 const CLUSTERS: [u64; 3] = [3, 5, 7];
-/// Where the plots are.
-const IMAGES: &str = "docs/img";
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What a run takes.
 pub(super) struct Plan {
@@ -68,7 +63,7 @@ pub(super) fn run(binary: &Path, directory: &Path, plan: &Plan) -> Result<(), St
             at_small.push(small.put(FEWEST_KEYS, plan.seconds)?);
         }
         let anonymous_mb = large.anonymous_mb()?;
-        let restarted = large.restart()?;
+        let restarted = restart_follower(&large.tool, &mut large.servers)?;
         steps.push(Step {
             keys,
             last_index: restarted.last_index,
@@ -112,12 +107,6 @@ fn clusters(binary: &Path, directory: &Path, plan: &Plan) -> Result<Vec<(u64, Ve
     Ok(found)
 }
 
-/// How a follower came back.
-struct Restarted {
-    last_index: u64,
-    seconds: f64,
-}
-
 impl Subject {
     fn start(binary: &Path, directory: &Path, nodes: u64) -> Result<Self, String> {
         fs::create_dir_all(directory).map_err(|e| format!("{}: {e}", directory.display()))?;
@@ -155,34 +144,6 @@ impl Subject {
         }
         Ok(most)
     }
-
-    /// Kills a follower, starts it again, and waits until it serves what it served before.
-    fn restart(&mut self) -> Result<Restarted, String> {
-        let (states, leader) = await_leader(&self.tool, &mut self.servers, None)?;
-        let follower = self.servers.running().into_iter().find(|id| *id != leader);
-        let follower = follower.ok_or("there is no follower")?;
-        let known = states.iter().filter_map(|state| state.known.as_ref());
-        let last_index = known.map(|known| known.applied_index).max().unwrap_or(0);
-        self.servers.kill(follower)?;
-        let began = Instant::now();
-        self.servers.restart(follower)?;
-        let endpoint = format!("127.0.0.1:{}", self.servers.port(follower)?);
-        while began.elapsed() < PATIENCE {
-            self.servers.must_be_alive()?;
-            let states = self.tool.status(std::slice::from_ref(&endpoint))?;
-            let mut known = states.iter().filter_map(|state| state.known.as_ref());
-            if known.any(|known| known.applied_index >= last_index) {
-                let seconds = began.elapsed().as_secs_f64();
-                return Ok(Restarted {
-                    last_index,
-                    seconds,
-                });
-            }
-            std::thread::sleep(LOOK_AGAIN);
-        }
-        let seconds = PATIENCE.as_secs();
-        Err(format!("n{follower} does not serve after {seconds} s"))
-    }
 }
 
 fn shape(keys: u64, order: Keys) -> Shape {
@@ -192,16 +153,6 @@ fn shape(keys: u64, order: Keys) -> Shape {
         order,
         ..super::shape("put", clients, connections)
     }
-}
-
-fn median_of(rows: &[Row], figure: fn(&Row) -> f64) -> f64 {
-    median(&rows.iter().map(figure).collect::<Vec<_>>())
-}
-
-/// The median over the rounds of one figure of these divided by the same of those.
-fn ratio(these: &[Row], those: &[Row], figure: fn(&Row) -> f64) -> f64 {
-    let ratios = these.iter().zip(those).map(|(a, b)| figure(a) / figure(b));
-    median(&ratios.collect::<Vec<_>>())
 }
 
 fn print_steps(plan: &Plan, steps: &[Step]) {
@@ -278,11 +229,6 @@ fn plot(steps: &[Step], clusters: &[(u64, Vec<Row>)]) -> Result<(), String> {
             points: nodes.collect(),
         }],
     };
-    let directory = workspace::root().join(IMAGES);
-    fs::create_dir_all(&directory).map_err(|e| format!("{IMAGES}: {e}"))?;
-    for (name, plot) in [("growth-keys.svg", growing), ("growth-nodes.svg", nodes)] {
-        let written = fs::write(directory.join(name), plot.to_svg());
-        written.map_err(|e| format!("{IMAGES}/{name}: {e}"))?;
-    }
-    Ok(())
+    growing.write("growth-keys.svg")?;
+    nodes.write("growth-nodes.svg")
 }

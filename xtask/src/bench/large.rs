@@ -4,15 +4,16 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::VALUE_BYTES;
+use super::restart::{LOOK_AGAIN, PATIENCE, await_node, restart_follower};
 use super::system::{memory_kb, processor_seconds};
 use super::table::median;
 use crate::demo::await_leader;
 use crate::demo::cluster::{Cluster, data_directory, free_ports};
 use crate::demo::load::{Bar, BenchResult, BenchRun, Keys, Shape};
-use crate::demo::tool::{KnownState, Tool};
+use crate::demo::tool::Tool;
 
 /// The node that joins late.
 const NEW: u64 = super::NODES + 1;
@@ -29,8 +30,6 @@ const ONLY_ON_REQUEST: [&str; 4] = [
     "--snapshot-entries",
     "1000000000000",
 ];
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What a run takes.
 pub(super) struct Plan {
@@ -186,20 +185,10 @@ fn with_snapshots(
 
 /// Kills a follower, and sees how long it takes until it serves what it served before.
 fn restart(tool: &Tool, servers: &mut Cluster) -> Result<(), String> {
-    let (states, leader) = await_leader(tool, servers, None)?;
-    let follower = servers.running().into_iter().find(|id| *id != leader);
-    let follower = follower.ok_or("there is no follower")?;
-    let known = states.iter().filter_map(|state| state.known.as_ref());
-    let applied = known.map(|known| known.applied_index).max().unwrap_or(0);
-    servers.kill(follower)?;
-    let began = Instant::now();
-    servers.restart(follower)?;
-    await_node(tool, servers, follower, |known| {
-        known.applied_index >= applied
-    })?;
+    let restarted = restart_follower(tool, servers)?;
     say(&format!(
-        "n{follower} killed and started again: serves everything up to index {applied} after {:.2} s",
-        began.elapsed().as_secs_f64()
+        "n{} killed and started again: serves everything up to index {} after {:.2} s",
+        restarted.follower, restarted.last_index, restarted.seconds
     ));
     Ok(())
 }
@@ -228,32 +217,6 @@ fn catch_up(tool: &Tool, servers: &mut Cluster, directory: &Path) -> Result<(), 
         disk_usage(&data_directory(directory, NEW))?
     ));
     Ok(())
-}
-
-fn await_node(
-    tool: &Tool,
-    servers: &mut Cluster,
-    id: u64,
-    is_ready: impl Fn(&KnownState) -> bool,
-) -> Result<(), String> {
-    let endpoint = format!("127.0.0.1:{}", servers.port(id)?);
-    let began = Instant::now();
-    while began.elapsed() < PATIENCE {
-        servers.must_be_alive()?;
-        let states = tool.status(std::slice::from_ref(&endpoint))?;
-        if states
-            .iter()
-            .filter_map(|state| state.known.as_ref())
-            .any(&is_ready)
-        {
-            return Ok(());
-        }
-        thread::sleep(LOOK_AGAIN);
-    }
-    Err(format!(
-        "n{id} is not where it should be after {} s",
-        PATIENCE.as_secs()
-    ))
 }
 
 fn disk_usage(directory: &Path) -> Result<String, String> {

@@ -9,6 +9,7 @@ mod followers;
 mod growth;
 mod large;
 mod plot;
+mod restart;
 mod system;
 mod table;
 

@@ -1,7 +1,12 @@
 //! Lines over two logarithmic axes, as SVG.
 
 use std::fmt::Write as _;
+use std::fs;
 
+use crate::workspace;
+
+/// Where the pictures are.
+const IMAGES: &str = "docs/img";
 /// Size of the picture and of the margins around the axes, in pixels.
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 400.0;
@@ -71,8 +76,16 @@ impl Axis {
 }
 
 impl Plot {
+    /// Writes the picture to where the documents show it from.
+    pub(super) fn write(&self, name: &str) -> Result<(), String> {
+        let directory = workspace::root().join(IMAGES);
+        fs::create_dir_all(&directory).map_err(|e| format!("{IMAGES}: {e}"))?;
+        let written = fs::write(directory.join(name), self.to_svg());
+        written.map_err(|e| format!("{IMAGES}/{name}: {e}"))
+    }
+
     /// The picture.
-    pub(super) fn to_svg(&self) -> String {
+    fn to_svg(&self) -> String {
         let points = || self.lines.iter().flat_map(|line| &line.points);
         let x = Axis::over(points().map(|p| p.0), LEFT, WIDTH - RIGHT);
         let y = Axis::over(points().map(|p| p.1), HEIGHT - BOTTOM, TOP);

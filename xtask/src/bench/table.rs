@@ -44,6 +44,17 @@ pub(super) fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The median over the rounds of one figure.
+pub(super) fn median_of(rows: &[Row], figure: fn(&Row) -> f64) -> f64 {
+    median(&rows.iter().map(figure).collect::<Vec<_>>())
+}
+
+/// The median over the rounds of one figure of these divided by the same of those.
+pub(super) fn ratio(these: &[Row], those: &[Row], figure: fn(&Row) -> f64) -> f64 {
+    let ratios = these.iter().zip(those).map(|(a, b)| figure(a) / figure(b));
+    median(&ratios.collect::<Vec<_>>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
